@@ -1,0 +1,25 @@
+/*
+ * dtype loops and checksums: what every tier does to a tensor between the last kernel and the wire.
+ * AVX2/F16C/AVX-512 versions are chosen once at run time; results do not depend on the choice.
+ * Any thread. Rounding is to nearest even; NaN stays NaN; f32 too large for f16 becomes infinity.
+ */
+#ifndef HAPI_BASE_CONVERT_H
+#define HAPI_BASE_CONVERT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tensor.h"
+
+/* n elements, src and dst do not overlap (equal pointers are allowed for equal dtypes).
+ * Between any two of f32, f16, bf16; HAPI_EUNSUPPORTED for others, HAPI_OK when done. */
+int hapi_convert(void *dst, enum hapi_dtype dst_dtype, const void *src, enum hapi_dtype src_dtype, size_t n);
+
+/* CRC-32C (Castagnoli, reflected, init and xorout ~0): hapi_crc32c(0, "123456789", 9) == 0xE3069283.
+ * Chains: hapi_crc32c(hapi_crc32c(0, a, n), b, m) is the checksum of a and b together. SSE4.2 when there. */
+uint32_t hapi_crc32c(uint32_t crc, const void *data, size_t n);
+
+/* SHA-256 (OpenSSL) of n bytes into out[32]. */
+void hapi_sha256(uint8_t out[32], const void *data, size_t n);
+
+#endif

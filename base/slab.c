@@ -1,0 +1,47 @@
+#include "slab.h"
+
+#include <errno.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { PAGE = 4096, HUGE_PAGE = 2 << 20 };
+
+int hapi_slab_init(struct hapi_slab *s, size_t size, struct hapi_err *err)
+{
+    if (!size || size > SIZE_MAX / 2)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "a slab of %zu bytes was asked for", size);
+    size = (size + PAGE - 1) & ~(size_t)(PAGE - 1);
+    size_t pad = size >= HUGE_PAGE ? HUGE_PAGE : 0;
+    unsigned char *p =
+        mmap(NULL, size + pad, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return hapi_err_set(err, HAPI_ENOMEM, errno, "cannot map %zu bytes for the slab", size);
+    if (pad) { /* start on a huge page, give the rest back */
+        size_t head = (HUGE_PAGE - (uintptr_t)p % HUGE_PAGE) % HUGE_PAGE;
+        if (head)
+            munmap(p, head);
+        if (pad - head)
+            munmap(p + head + size, pad - head);
+        p += head;
+        (void)madvise(p, size, MADV_HUGEPAGE); /* only a wish */
+    }
+    *s = (struct hapi_slab){.base = p, .size = size};
+    return 0;
+}
+
+void hapi_slab_fini(struct hapi_slab *s)
+{
+    if (s->base)
+        munmap(s->base, s->size);
+    memset(s, 0, sizeof *s);
+}
+
+void *hapi_slab_take(struct hapi_slab *s, size_t bytes, size_t align)
+{
+    size_t at = (s->used + align - 1) & ~(align - 1);
+    if (at > s->size || bytes > s->size - at)
+        return NULL;
+    s->used = at + bytes;
+    return s->base + at;
+}

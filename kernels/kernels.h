@@ -1,0 +1,177 @@
+/*
+ * What turns bytes into features.
+ *
+ *     JPEG ── hapi_decode() ──> f32 (H,W,3) ── hapi_plan_run() ──> activations at a cut
+ *              transform            ONNX file ─> hapi_model ─> bound graph ─> fused plan on a back end
+ *
+ * A model is read once (mmap or borrowed bytes), bounded in every way; a plan is a prefix, a suffix or the
+ * whole of it, compiled for one micro-batch and one dtype with all its memory planned. Weights are
+ * reordered once per (model, part, dtype, back end) and shared by the plans of all micro-batches.
+ *
+ * Threads: a model may be used from any one thread at a time; plans made from it are independent of each
+ * other. One plan runs on one thread at a time, with one workspace.
+ */
+#ifndef HAPI_KERNELS_KERNELS_H
+#define HAPI_KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "err.h"
+#include "tensor.h"
+
+/* ------------------------------------------------------------------ transform and decode */
+
+enum hapi_interpolation { HAPI_BILINEAR = 0, HAPI_BICUBIC = 1, HAPI_NEAREST = 2 };
+
+/* Data, not flags: lies beside the ONNX file as MODEL.transform.json, travels in requests as canonical JSON.
+ *
+ *     {"resize": 256, "interpolation": "bicubic", "crop": 224, "mean": [127,127,127], "std": [128,128,128],
+ *      "scale": 1, "channels": "rgb", "exif": false}
+ *
+ * pixel -> (pixel * scale - mean[c]) / std[c]; torchvision's convention is scale 1/255 with mean and std in
+ * 0..1. resize: the shorter side (0: none), or [h,w]; antialiased like PIL. crop: centre crop to a square or
+ * [h,w]; pads with zeros where the image is smaller, as torchvision does. */
+struct hapi_transform {
+    int32_t resize_h, resize_w; /* resize_w 0: resize_h is the shorter side; both 0: no resize */
+    int32_t crop_h, crop_w;     /* output size; > 0 */
+    enum hapi_interpolation interpolation;
+    float scale, mean[3], std[3];
+    bool bgr, exif;
+};
+
+/* Parses JSON text (size bytes, need not be terminated). Unknown keys are errors. HAPI_EFORMAT/EINVAL. */
+int hapi_transform_parse(struct hapi_transform *out, const char *json, size_t size, struct hapi_err *err);
+/* Reads `path`, or with path NULL the file beside model_path ("m.onnx" -> "m.transform.json"). */
+int hapi_transform_load(struct hapi_transform *out, const char *path, const char *model_path,
+                        struct hapi_err *err);
+/* Canonical JSON (same transform, same bytes) into buf, terminated. Returns its length, or HAPI_ETOOBIG. */
+int hapi_transform_text(const struct hapi_transform *t, char *buf, size_t size);
+
+struct hapi_decoder;
+
+/* Scratch for images up to max_pixels (0: 64 Mpx; larger ones are HAPI_ETOOBIG); one per thread. All its
+ * memory grows only when a larger image than any before arrives, never beyond the bound. */
+int hapi_decoder_new(struct hapi_decoder **out, uint64_t max_pixels, struct hapi_err *err);
+void hapi_decoder_free(struct hapi_decoder *d);
+/* JPEG bytes -> dst[crop_h][crop_w][3] f32 (dense HWC). Gray and CMYK/YCCK become RGB as in PIL's
+ * convert("RGB"). Errors: HAPI_EDECODE (not a JPEG, empty, truncated: libjpeg's warning counts as an error),
+ * HAPI_ETOOBIG. dst is undefined after an error. */
+int hapi_decode(struct hapi_decoder *d, const struct hapi_transform *t, const void *jpeg, size_t bytes,
+                float *dst, struct hapi_err *err);
+
+/* ------------------------------------------------------------------ model */
+
+struct hapi_model;
+
+/* Bounds of what a model may cost, checked before anything is allocated by a size it names. */
+struct hapi_model_limits {
+    uint64_t file_bytes;   /* 0: 2 GiB */
+    uint32_t nodes;        /* 0: 100,000 */
+    uint64_t tensor_bytes; /* largest single tensor at batch 1; 0: 4 GiB */
+    uint64_t arena_bytes;  /* parser's own memory; 0: 256 MiB */
+};
+
+/* Maps and parses an ONNX file. External data only beneath the file's folder, no absolute paths, no `..`.
+ * Errors, in under a second whatever the file: HAPI_ENOENT/HAPI_ESYS; HAPI_EFORMAT (malformed, cyclic,
+ * dangling input, duplicate name, subgraphs nested deeper than 8); HAPI_EUNSUPPORTED naming the node, its
+ * op and opset; HAPI_ETOOBIG. limits may be NULL. */
+int hapi_model_open(struct hapi_model **out, const char *path, const struct hapi_model_limits *limits,
+                    struct hapi_err *err);
+/* The same over bytes that the model owns from here on success (malloc'd; freed with it): for uploads.
+ * No external data. On error the bytes stay the caller's. */
+int hapi_model_from_bytes(struct hapi_model **out, void *bytes, size_t size,
+                          const struct hapi_model_limits *limits, struct hapi_err *err);
+void hapi_model_close(struct hapi_model *m); /* after every plan made from it */
+
+/* SHA-256 of the model's bytes (external data files included, in order of their first use). */
+const uint8_t *hapi_model_hash(const struct hapi_model *m);
+
+/* The model's inputs (initializers excluded) and outputs; dims that depend on the batch are reported for
+ * `batch` 1. Returns the count; *out is borrowed. */
+size_t hapi_model_inputs(const struct hapi_model *m, const struct hapi_tensor_desc **out);
+size_t hapi_model_outputs(const struct hapi_model *m, const struct hapi_tensor_desc **out);
+
+/* A cut: the tensors that cross from prefix to suffix. A valid cut separates the graph (every path from the
+ * input to the output passes it), its tensors are batch-first (dim 0 scales with the batch, nothing else
+ * does) and depend on the input. The default listing has the cuts of one tensor, in topological order,
+ * without those that only rename or reshape (Identity, Dropout; a Flatten after a pool is kept). */
+struct hapi_cut {
+    const char *id;                          /* tensor names sorted, joined by "," */
+    const char *name;                        /* for display: "layer2.0", from node names/module paths */
+    uint32_t index;                          /* position in the listing, for display only */
+    uint32_t n_tensors;
+    const struct hapi_tensor_desc *tensors;  /* at batch 1 */
+    uint64_t bytes_f32;                      /* of all tensors, one sample, f32 */
+    uint64_t flops;                          /* 2 x multiply-adds of Conv, Gemm, MatMul before it, one sample */
+    uint64_t params;                         /* elements of the initializers used before it */
+};
+
+/* Borrowed list, computed on first use. Errors: as for binding (unsupported op, shapes). */
+int hapi_model_cuts(struct hapi_model *m, const struct hapi_cut **out, size_t *n, struct hapi_err *err);
+/* A cut by its id, or one made of the tensor names (in any order); HAPI_ENOENT names the nearest existing
+ * name; HAPI_EINVAL when the set does not separate the graph. */
+int hapi_model_cut_find(struct hapi_model *m, const char *id, const struct hapi_cut **out,
+                        struct hapi_err *err);
+/* Where transfer learning freezes by default: the input of the last Gemm/MatMul classifier, else the last
+ * cut. */
+int hapi_model_cut_default(struct hapi_model *m, const struct hapi_cut **out, struct hapi_err *err);
+
+/* ONNX bytes (malloc'd, caller frees) of the part of the model up to the cut, weights after it left out:
+ * what is offered to a node. The same model and cut always give the same bytes. */
+int hapi_model_prefix_bytes(struct hapi_model *m, const char *cut_id, void **bytes, size_t *size,
+                            struct hapi_err *err);
+
+/* Reads a serialized TensorProto: *out's data is malloc'd (dense, plain layout), caller frees. */
+int hapi_tensorproto_read(const void *bytes, size_t size, struct hapi_tensor_desc *desc, void **data,
+                          struct hapi_err *err);
+
+/* ------------------------------------------------------------------ plan */
+
+struct hapi_plan;
+
+struct hapi_plan_spec {
+    const char *from;      /* cut id the plan starts at; NULL: the model's inputs */
+    const char *to;        /* cut id it ends at; NULL: the model's outputs */
+    int64_t batch;         /* micro-batch: dim 0; >= 1. 0: the model's dims as they are (hapi run) */
+    enum hapi_dtype dtype; /* HAPI_F32 or HAPI_BF16: of compute; f32 accumulate */
+    const char *backend;   /* "onednn" or "ref" */
+    bool plain_io;         /* edges in the model's own order; false: 4-D edges are NHWC */
+    /* hapi run only: values bound to graph inputs that shape inference needs as constants */
+    const struct hapi_tensor_desc *bind;
+    const void *const *bind_data;
+    size_t n_bind;
+};
+
+struct hapi_plan_memory {
+    uint64_t weights, arena, scratch; /* bytes; weights are shared by plans that differ in batch only */
+};
+
+/* Known before anything large is allocated. Errors as hapi_plan_new. */
+int hapi_plan_memory_query(struct hapi_model *m, const struct hapi_plan_spec *spec,
+                           struct hapi_plan_memory *out, struct hapi_err *err);
+/* Compiles. Errors: HAPI_EINVAL, HAPI_ENOENT (cut), HAPI_EUNSUPPORTED naming the node and why, HAPI_ENOMEM. */
+int hapi_plan_new(struct hapi_plan **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
+                  struct hapi_err *err);
+void hapi_plan_free(struct hapi_plan *p);
+
+struct hapi_plan_memory hapi_plan_memory_get(const struct hapi_plan *p);
+/* Edges, in the order of the cut's sorted names (model inputs/outputs: in graph order). f32 at the edges for
+ * float tensors whatever the compute dtype; integers as they are. Borrowed. */
+size_t hapi_plan_inputs(const struct hapi_plan *p, const struct hapi_tensor_desc **out);
+size_t hapi_plan_outputs(const struct hapi_plan *p, const struct hapi_tensor_desc **out);
+
+/* One run: in[i] and out[i] are dense buffers of the edges' sizes (64-byte aligned is fastest), read and
+ * written in place. arena: hapi_plan_memory_get().arena + .scratch bytes, 4096-byte aligned, owned by the
+ * calling thread and reusable by its other plans. No heap call of ours. Errors: HAPI_ESYS with the
+ * library's status. */
+int hapi_plan_run(struct hapi_plan *p, void *arena, const void *const *in, void *const *out,
+                  struct hapi_err *err);
+
+/* What the back end makes of this CPU: "onednn/avx512_core_bf16". Two nodes with the same class give the
+ * same f32 bits. Static string; NULL for an unknown or unbuilt back end. */
+const char *hapi_numeric_class(const char *backend);
+/* Whether bf16 is hardware here (AMX, or AVX-512 BF16) and whether it is AMX. */
+bool hapi_cpu_has_bf16(bool *amx);
+
+#endif

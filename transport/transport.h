@@ -1,0 +1,109 @@
+/*
+ * The data connection: registered memory, remote writes, writes with immediate, small sends. Back ends:
+ * `ofi` (libfabric FI_EP_MSG, tcp provider) and `verbs` (RC through librdmacm).
+ *
+ *     node                                            client
+ *     fabric (one domain, slab registered locally)    fabric
+ *     listener ── accept(nonce) ── conn <══════════>  conn (own domain; windows registered remote-write only)
+ *        write(payload) ... write_imm(record) ──────>  on_imm(request << 16 | part)
+ *        on_recv(request)  <───────────────────────   send(request)
+ *
+ * Order: a write_imm is seen by the peer after every earlier write of the same connection is in its memory.
+ * Lifetime: the memory of a write or send belongs to the connection until its on_done; hapi_conn_close()
+ * gives every outstanding operation its on_done with HAPI_ECANCELED (before on_close) and is the fence: when
+ * on_close has been called, nothing of the peer reaches our windows any more, and ours reach no one.
+ * Callbacks come from the loop, never from inside a call; exactly one on_close per connection, last.
+ * Threads: everything on the loop's thread, except opening a fabric and registering memory, which may block
+ * and may be done on a helper thread before the fabric is used.
+ */
+#ifndef HAPI_TRANSPORT_TRANSPORT_H
+#define HAPI_TRANSPORT_TRANSPORT_H
+
+#include "err.h"
+#include "loop.h"
+#include "slab.h"
+#include "wire.h"
+
+struct hapi_fabric;
+struct hapi_listener;
+struct hapi_conn;
+
+struct hapi_fabric_options {
+    const char *device;   /* verbs: device name; NULL: the one that routes to the peer */
+    uint32_t max_recv;    /* receives posted per connection, each HAPI_REQUEST_MAX bytes; 0: 16 (node side) */
+    uint32_t max_ops;     /* writes and sends outstanding per connection; 0: 256 */
+    uint32_t max_imm;     /* immediates the peer may have outstanding (client side); 0: 1024 */
+    int ack_timeout;      /* verbs: RDMA_OPTION_ID_ACK_TIMEOUT; 0: 14 */
+};
+
+/* An operation. The caller keeps it until on_done. status 0 or HAPI_E*; local completion: the memory may be
+ * reused (it does not mean delivered). */
+struct hapi_conn_op {
+    void (*on_done)(struct hapi_conn *c, struct hapi_conn_op *op, int status);
+    struct hapi_conn_op *next; /* private */
+    uint64_t priv[2];          /* private */
+};
+
+struct hapi_conn_handler {
+    void (*on_open)(struct hapi_conn *c);
+    void (*on_recv)(struct hapi_conn *c, const void *msg, size_t n); /* msg valid during the call */
+    void (*on_imm)(struct hapi_conn *c, uint32_t imm);
+    void (*on_close)(struct hapi_conn *c, const struct hapi_err *why);
+};
+
+/* kind "ofi" or "verbs". `slab` (may be NULL on a client) is registered once with local rights and must
+ * outlive the fabric. Errors: HAPI_EUNSUPPORTED (not built, no device: says which), HAPI_ENOMEM (memlock: how
+ * much is needed and how to raise it), HAPI_ETRANSPORT. */
+int hapi_fabric_open(struct hapi_fabric **out, struct hapi_loop *loop, const char *kind,
+                     const struct hapi_slab *slab, const struct hapi_fabric_options *opt,
+                     struct hapi_err *err);
+void hapi_fabric_close(struct hapi_fabric *f); /* no listener or connection left */
+const char *hapi_fabric_kind(const struct hapi_fabric *f);
+/* Whether `kind` can work here, and why not. */
+int hapi_fabric_probe(const char *kind, struct hapi_err *err);
+
+/* Accepts a connection only when `admit` knows its nonce: it returns the handler's user pointer, or NULL to
+ * refuse. The port is told to authenticated peers only. */
+struct hapi_listener_handler {
+    void *(*admit)(void *listener_user, const uint8_t nonce[HAPI_NONCE_SIZE]);
+    struct hapi_conn_handler conn;
+    void (*on_accept)(struct hapi_conn *c, void *user); /* before on_open: remember c */
+};
+int hapi_listener_open(struct hapi_listener **out, struct hapi_fabric *f, const char *host, uint16_t port,
+                       const struct hapi_listener_handler *handler, void *user, struct hapi_err *err);
+uint16_t hapi_listener_port(const struct hapi_listener *l);
+void hapi_listener_close(struct hapi_listener *l);
+
+/* Client side. The result comes by on_open or on_close. */
+int hapi_conn_connect(struct hapi_conn **out, struct hapi_fabric *f, const char *host, uint16_t port,
+                      const uint8_t nonce[HAPI_NONCE_SIZE], const struct hapi_conn_handler *handler,
+                      void *user, struct hapi_err *err);
+void hapi_conn_close(struct hapi_conn *c);
+void *hapi_conn_user(const struct hapi_conn *c);
+
+/* Registers [base, base+n) for remote writes by this connection's peer only, under a random key; gone with
+ * the connection. Client side, before requests name it; at most 8 per connection. `*remote_base` is what the
+ * peer must use as the address of `base`. */
+int hapi_conn_expose(struct hapi_conn *c, void *base, size_t n, uint64_t *key, uint64_t *remote_base,
+                     struct hapi_err *err);
+
+/* Each: 0, and exactly one on_done later; or an error and none. HAPI_EBUSY: max_ops are outstanding.
+ * Local memory of writes must lie in the fabric's slab. send copies nothing either; n <= HAPI_REQUEST_MAX, and its memory lies
+ * in the slab or in memory given to hapi_conn_expose(), or n <= 256. op NULL for
+ * a write: no on_done of its own; it is complete when a later op of the same connection is. */
+int hapi_conn_write(struct hapi_conn *c, const void *local, size_t n, uint64_t remote, uint64_t key,
+                    struct hapi_conn_op *op);
+int hapi_conn_write_imm(struct hapi_conn *c, const void *local, size_t n, uint64_t remote, uint64_t key,
+                        uint32_t imm, struct hapi_conn_op *op);
+int hapi_conn_send(struct hapi_conn *c, const void *msg, size_t n, struct hapi_conn_op *op);
+
+/* Client: the number of immediates the peer may still send (max_parts of requests in flight). An immediate
+ * beyond it closes the connection with HAPI_EPROTO (verbs posts that many receives; ofi keeps a ledger). */
+int hapi_conn_grant(struct hapi_conn *c, uint32_t parts);
+
+struct hapi_conn_stats {
+    uint64_t writes, bytes, sends, recvs, imms, completions, rnr;
+};
+struct hapi_conn_stats hapi_conn_stats_get(const struct hapi_conn *c);
+
+#endif
