@@ -59,9 +59,12 @@ int hapi_err_context(struct hapi_err *e, const char *fmt, ...)
     va_end(ap);
     memcpy(old, e->text, sizeof old);
     old[sizeof old - 1] = '\0';
-    size_t n = strnlen(head, sizeof head - 1);
+    size_t n = strnlen(head, sizeof head - 3), tail = sizeof e->text - 1 - n - 2;
     memcpy(e->text, head, n);
-    snprintf(e->text + n, sizeof e->text - n, ": %s", old);
+    memcpy(e->text + n, ": ", 2);
+    tail = strnlen(old, tail);
+    memcpy(e->text + n + 2, old, tail);
+    e->text[n + 2 + tail] = '\0';
     return e->code;
 }
 

@@ -3,8 +3,8 @@
  * fds, timers and wake-ups from other threads. Nothing else in the thread waits.
  *
  *     other threads ── hapi_loop_wake() ──> eventfd ─┐
- *     sockets, CM fds, CQ fds ── poll ───────────────┼─> io_uring ─> op->done() / watch->ready() / timer->fire()
- *     files ── read_fixed, openat2, statx ───────────┘
+ *     sockets, CM fds, CQ fds ── poll ───────────────┼─> io_uring ─> op->done() / watch->ready() /
+ * timer->fire() files ── read_fixed, openat2, statx ───────────┘
  *
  * Lifetime: an op's memory belongs to the ring from hapi_loop_sqe() until done() has been called.
  * Threads: one thread (the one that opened it) makes every call, except hapi_loop_wake() and

@@ -1,0 +1,22 @@
+/*
+ * The sub-commands of `hapi`: each parses its own arguments (argv[0] is the sub-command's name), prints
+ * results on stdout and errors on stderr, and returns the exit code: 0 ok, 1 failure, 2 usage.
+ */
+#ifndef HAPI_CLIENT_CMD_H
+#define HAPI_CLIENT_CMD_H
+
+#include "err.h"
+
+enum { CMD_OK = 0, CMD_FAILURE = 1, CMD_USAGE = 2 };
+
+int cmd_cuts(int argc, char **argv);
+int cmd_ls(int argc, char **argv);
+int cmd_run(int argc, char **argv);
+int cmd_train(int argc, char **argv);
+
+/* "hapi cuts: ..." on stderr; returns CMD_FAILURE. */
+int cmd_fail(const char *cmd, const struct hapi_err *err);
+/* "hapi cuts: ... (see hapi cuts --help)" on stderr; returns CMD_USAGE. */
+int cmd_usage(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#endif
