@@ -1,0 +1,133 @@
+#include "stage.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "convert.h"
+#include "slab.h"
+
+enum { OUTPUTS_MAX = 32 };
+
+struct hapi_stage {
+    struct hapi_decoder *decoder;
+    struct hapi_slab memory; /* arena | input | f32 outputs */
+};
+
+int hapi_stage_new(struct hapi_stage **out, struct hapi_err *err)
+{
+    struct hapi_stage *s = calloc(1, sizeof *s);
+
+    if (!s)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a compute stage");
+    int rc = hapi_decoder_new(&s->decoder, 0, err);
+    if (rc) {
+        free(s);
+        return rc;
+    }
+    *out = s;
+    return 0;
+}
+
+void hapi_stage_free(struct hapi_stage *s)
+{
+    if (!s)
+        return;
+    hapi_decoder_free(s->decoder);
+    hapi_slab_fini(&s->memory);
+    free(s);
+}
+
+/* The f32 buffers of one run, carved from the stage's memory. */
+struct buffers {
+    void *arena;
+    float *input;
+    void *out[OUTPUTS_MAX];
+    size_t row[OUTPUTS_MAX]; /* elements of one sample */
+    size_t n_out;
+};
+
+static int buffers_take(struct hapi_stage *s, const struct hapi_plan *plan, size_t input_bytes,
+                        struct buffers *b, struct hapi_err *err)
+{
+    const struct hapi_tensor_desc *d;
+    struct hapi_plan_memory m = hapi_plan_memory_get(plan);
+    size_t need = m.arena + m.scratch + input_bytes + 3 * 4096;
+
+    b->n_out = hapi_plan_outputs(plan, &d);
+    if (b->n_out > OUTPUTS_MAX)
+        return hapi_err_set(err, HAPI_ETOOBIG, 0, "a cut of %zu tensors (at most %d)", b->n_out, OUTPUTS_MAX);
+    for (size_t i = 0; i < b->n_out; i++) {
+        size_t bytes;
+        if (d[i].dtype != HAPI_F32 || d[i].shape.rank < 1 || hapi_tensor_bytes(&d[i].shape, HAPI_F32, &bytes))
+            return hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "tensor %s of the cut is not a batch of f32",
+                                d[i].name);
+        b->row[i] = bytes / 4 / (size_t)d[i].shape.dim[0];
+        need += bytes + 4096;
+    }
+    if (need > s->memory.size) {
+        hapi_slab_fini(&s->memory);
+        int rc = hapi_slab_init(&s->memory, need, err);
+        if (rc)
+            return rc;
+    }
+    s->memory.used = 0;
+    b->arena = hapi_slab_take(&s->memory, m.arena + m.scratch, 4096);
+    b->input = hapi_slab_take(&s->memory, input_bytes, 4096);
+    for (size_t i = 0; i < b->n_out; i++)
+        b->out[i] = hapi_slab_take(&s->memory, b->row[i] * 4 * (size_t)d[i].shape.dim[0], 4096);
+    return 0;
+}
+
+static int input_check(const struct hapi_plan *plan, const struct hapi_transform *t, int64_t n,
+                       size_t *image_elements, int64_t *batch, struct hapi_err *err)
+{
+    const struct hapi_tensor_desc *in;
+    char shape[96];
+
+    if (hapi_plan_inputs(plan, &in) != 1 || in->dtype != HAPI_F32 || in->shape.rank != 4)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "the model does not take one batch of f32 images");
+    *batch = in->shape.dim[0];
+    if (in->shape.dim[1] != 3 || in->shape.dim[2] != t->crop_h || in->shape.dim[3] != t->crop_w)
+        return hapi_err_set(err, HAPI_EINVAL, 0,
+                            "the transform makes 3x%dx%d images, the model's input %s is %s", t->crop_h,
+                            t->crop_w, in->name, hapi_shape_text(&in->shape, shape, sizeof shape));
+    if (n < 1 || n > *batch)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "%lld images for a plan of %lld", (long long)n,
+                            (long long)*batch);
+    *image_elements = (size_t)t->crop_h * (size_t)t->crop_w * 3;
+    return 0;
+}
+
+int hapi_stage_images(struct hapi_stage *s, struct hapi_plan *plan, const struct hapi_transform *t,
+                      struct hapi_image *images, int64_t n, void *const *out, int64_t out_rows,
+                      enum hapi_dtype out_dtype, int64_t ns[HAPI_STAGE_TIMES], struct hapi_err *err)
+{
+    struct buffers b;
+    size_t image = 0;
+    int64_t batch = 0, t0 = hapi_clock_ns();
+
+    int rc = input_check(plan, t, n, &image, &batch, err);
+    if (!rc)
+        rc = buffers_take(s, plan, image * 4 * (size_t)batch, &b, err);
+    if (rc)
+        return rc;
+    for (int64_t i = 0; i < n; i++) {
+        float *to = b.input + (size_t)i * image;
+        if (!images[i].status)
+            images[i].status = hapi_decode(s->decoder, t, images[i].data, images[i].bytes, to, NULL);
+        if (images[i].status) /* rows never mix, but a denormal or NaN would be slow */
+            memset(to, 0, image * 4);
+    }
+    int64_t t1 = hapi_clock_ns();
+    bool direct = out_dtype == HAPI_F32 && out_rows >= batch;
+    const void *in = b.input;
+    rc = hapi_plan_run(plan, b.arena, &in, direct ? out : b.out, err);
+    int64_t t2 = hapi_clock_ns();
+    for (size_t i = 0; !rc && !direct && i < b.n_out; i++)
+        rc = hapi_convert(out[i], out_dtype, b.out[i], HAPI_F32, b.row[i] * (size_t)n);
+    ns[HAPI_STAGE_DECODE] = t1 - t0;
+    ns[HAPI_STAGE_COMPUTE] = t2 - t1;
+    ns[HAPI_STAGE_CONVERT] = hapi_clock_ns() - t2;
+    return rc;
+}
