@@ -1,0 +1,52 @@
+/*
+ * Configuration of hapi-rt: one table makes the flags, the config file's keys, --help and docs.
+ *
+ * A config file has lines `key = value` (`#` starts a comment); keys are the flags' names. Flags win over
+ * the file. Strings live as long as the config.
+ */
+#ifndef HAPI_RUNTIME_CONFIG_H
+#define HAPI_RUNTIME_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "err.h"
+
+/* X(field, kind, default as text, argument, help) */
+#define HAPI_CONFIG(X)                                                                                       \
+    X(data, STRING, "", "DIR", "folder of datasets: class folders with JPEGs, or *.tar shards (required)")   \
+    X(listen, STRING, "127.0.0.1:7471", "HOST:PORT", "control address; port 0 takes a free one")             \
+    X(transport, STRING, "ofi", "ofi|verbs", "how activations travel")                                       \
+    X(backend, STRING, "onednn", "onednn|ref", "what runs the prefix")                                       \
+    X(config, STRING, "", "FILE", "read these keys from a file first")                                       \
+    X(key, STRING, "", "FILE", "pre-shared keys (identity:hex a line): TLS 1.3 on the control channel")      \
+    X(insecure, BOOL, "false", "", "serve an address off loopback without a key")                            \
+    X(cache, STRING, "", "DIR", "where dataset indexes are kept between runs")                               \
+    X(threads, UINT, "0", "N", "compute threads; 0: one per core")                                           \
+    X(micro_batch, UINT, "8", "N", "most images computed at once (the batch a client trains on is its own)") \
+    X(batches, UINT, "8", "N", "micro-batches in flight")                                                    \
+    X(read_area, SIZE, "4M", "BYTES", "encoded images of one micro-batch")                                   \
+    X(send_area, SIZE, "8M", "BYTES", "activations of one micro-batch")                                      \
+    X(max_model, SIZE, "1G", "BYTES", "largest model a client may upload")                                   \
+    X(max_sessions, UINT, "64", "N", "clients served at once")                                               \
+    X(max_requests, UINT, "64", "N", "requests of one client in service at once")                            \
+    X(device, STRING, "", "NAME", "RDMA device; default: the one that routes to the client")                 \
+    X(log_level, STRING, "info", "LEVEL", "debug, info, warn or error")
+
+struct hapi_config {
+#define HAPI_FIELD_STRING(f) char f[1024];
+#define HAPI_FIELD_BOOL(f) bool f;
+#define HAPI_FIELD_UINT(f) uint32_t f;
+#define HAPI_FIELD_SIZE(f) uint64_t f;
+#define X(field, kind, value, arg, help) HAPI_FIELD_##kind(field)
+    HAPI_CONFIG(X)
+#undef X
+};
+
+/* 0: use *c. 1: --help or --version was asked and printed. HAPI_EINVAL: usage; HAPI_ENOENT/HAPI_EFORMAT:
+ * the config file (named, with the line). */
+int hapi_config_parse(struct hapi_config *c, int argc, char **argv, struct hapi_err *err);
+void hapi_config_help(FILE *f);
+
+#endif

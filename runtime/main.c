@@ -1,0 +1,93 @@
+/* hapi-rt: the daemon of a storage node. */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "runtime.h"
+
+struct signals {
+    struct hapi_watch watch;
+    struct hapi_rt *rt;
+};
+
+static void on_signal(struct hapi_watch *w, uint32_t revents)
+{
+    struct signals *s = (struct signals *)w;
+    struct signalfd_siginfo info;
+
+    (void)revents;
+    while (read(w->fd, &info, sizeof info) == sizeof info) {
+        hapi_log(HAPI_LOG_INFO, "draining", "signal=%s", strsignal((int)info.ssi_signo));
+        hapi_rt_drain(s->rt);
+    }
+}
+
+static int serve(const struct hapi_config *cfg, int signal_fd, struct hapi_err *err)
+{
+    struct hapi_rt *rt;
+    struct signals signals = {.watch = {.ready = on_signal, .fd = signal_fd, .events = POLLIN}};
+    const char *bracket;
+
+    int rc = hapi_rt_open(&rt, cfg, err);
+    if (rc)
+        return rc;
+    signals.rt = rt;
+    rc = hapi_loop_watch(rt->loop, &signals.watch);
+    if (!rc) {
+        bracket = strchr(rt->host, ':') ? "[]" : "";
+        printf("ready %.1s%s%s:%u\n", bracket, rt->host, *bracket ? "]" : "", hapi_rt_port(rt));
+        fflush(stdout);
+        hapi_log(HAPI_LOG_INFO, "ready", "listen=%s:%u transport=%s class=%s threads=%u slab_mib=%zu",
+                 rt->host, hapi_rt_port(rt), cfg->transport, hapi_numeric_class(cfg->backend),
+                 rt->cfg.threads, rt->slab.size >> 20);
+        rc = hapi_rt_run(rt, err);
+        hapi_loop_unwatch(&signals.watch);
+    }
+    hapi_rt_close(rt);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    static struct hapi_config cfg;
+    static const char *const levels[] = {"debug", "info", "warn", "error"};
+    struct hapi_err err = {0};
+    sigset_t set;
+    int level = -1;
+
+    int rc = hapi_config_parse(&cfg, argc, argv, &err);
+    if (rc == 1)
+        return 0;
+    if (rc) {
+        fprintf(stderr, "hapi-rt: %s\n", err.text);
+        return rc == HAPI_EINVAL ? 2 : 1;
+    }
+    for (int i = 0; i < 4; i++)
+        if (!strcmp(cfg.log_level, levels[i]))
+            level = i;
+    if (level < 0) {
+        fprintf(stderr, "hapi-rt: --log-level is debug, info, warn or error, not `%s`\n", cfg.log_level);
+        return 2;
+    }
+    hapi_log_level_set((enum hapi_log_level)level);
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(SIG_BLOCK, &set, NULL); /* before any thread, so that only the signalfd sees them */
+    int fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (fd < 0) {
+        fprintf(stderr, "hapi-rt: cannot open a signalfd: %s\n", strerror(errno));
+        return 1;
+    }
+    rc = serve(&cfg, fd, &err);
+    close(fd);
+    if (rc)
+        fprintf(stderr, "hapi-rt: %s\n", err.text);
+    return rc ? 1 : 0;
+}

@@ -1,0 +1,348 @@
+#include "models.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "pool.h"
+
+enum { MODELS_MAX = 32, PREFIXES_MAX = 64, CUT_ID_MAX = 8192 };
+
+struct model_slot {
+    struct hapi_model *model;
+    uint8_t hash[HAPI_HASH_SIZE];
+    uint64_t used; /* tick of the last use */
+    int holders;   /* prefixes made from it */
+};
+
+/* What makes two prefixes the same. */
+struct prefix_key {
+    uint8_t hash[HAPI_HASH_SIZE];
+    char cut[CUT_ID_MAX], transform[HAPI_TRANSFORM_MAX + 1];
+    enum hapi_dtype compute, wire;
+    uint32_t bound; /* of the micro-batch */
+};
+
+struct prefix_slot {
+    struct hapi_prefix prefix; /* first: callers hold a pointer to it */
+    struct hapi_job job;
+    struct hapi_models *owner;
+    struct model_slot *model;
+    struct prefix_key key;
+    uint64_t used;
+    int holders;
+    bool live;
+};
+
+struct add_job {
+    struct hapi_job job;
+    struct hapi_models *owner;
+    uint8_t hash[HAPI_HASH_SIZE];
+    void *bytes;
+    size_t size;
+    struct hapi_model *model;
+    struct hapi_err err;
+    void (*done)(void *user, const struct hapi_err *result);
+    void *user;
+};
+
+struct hapi_models {
+    struct hapi_models_options opt;
+    struct hapi_pool *builder;
+    uint64_t tick;
+    struct model_slot model[MODELS_MAX];
+    struct prefix_slot *prefix[PREFIXES_MAX];
+};
+
+int hapi_models_open(struct hapi_models **out, struct hapi_loop *loop, const struct hapi_models_options *opt,
+                     struct hapi_err *err)
+{
+    struct hapi_models *m = calloc(1, sizeof *m);
+
+    if (!m)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for the model table");
+    m->opt = *opt;
+    int rc = hapi_pool_open(&m->builder, loop, 1, PREFIXES_MAX * 2, NULL, 0, err);
+    if (rc) {
+        free(m);
+        return rc;
+    }
+    *out = m;
+    return 0;
+}
+
+static void prefix_free(struct prefix_slot *p)
+{
+    for (int i = 0; p->prefix.plans && i < p->owner->opt.threads; i++)
+        hapi_plan_free(p->prefix.plans[i]);
+    free(p->prefix.plans);
+    p->model->holders--;
+    free(p);
+}
+
+void hapi_models_close(struct hapi_models *m)
+{
+    if (!m)
+        return;
+    hapi_pool_close(m->builder);
+    for (int i = 0; i < PREFIXES_MAX; i++)
+        if (m->prefix[i])
+            prefix_free(m->prefix[i]);
+    for (int i = 0; i < MODELS_MAX; i++)
+        hapi_model_close(m->model[i].model);
+    free(m);
+}
+
+void hapi_models_reap(struct hapi_models *m)
+{
+    hapi_pool_reap(m->builder);
+}
+
+/* ------------------------------------------------------------------ models */
+
+static struct model_slot *model_find(const struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE])
+{
+    for (int i = 0; i < MODELS_MAX; i++)
+        if (m->model[i].model && !memcmp(m->model[i].hash, hash, HAPI_HASH_SIZE))
+            return (struct model_slot *)&m->model[i];
+    return NULL;
+}
+
+bool hapi_models_has(const struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE])
+{
+    return model_find(m, hash) != NULL;
+}
+
+/* A free slot, or the one longest unused with its prefixes dropped; NULL when all are in use. */
+static struct model_slot *model_slot_take(struct hapi_models *m)
+{
+    struct model_slot *best = NULL;
+
+    for (int i = 0; i < MODELS_MAX; i++) {
+        struct model_slot *s = &m->model[i];
+        bool busy = false;
+        if (!s->model)
+            return s;
+        for (int p = 0; p < PREFIXES_MAX; p++)
+            busy |= m->prefix[p] && m->prefix[p]->model == s && m->prefix[p]->holders;
+        if (!busy && (!best || s->used < best->used))
+            best = s;
+    }
+    for (int p = 0; best && p < PREFIXES_MAX; p++)
+        if (m->prefix[p] && m->prefix[p]->model == best) {
+            prefix_free(m->prefix[p]);
+            m->prefix[p] = NULL;
+        }
+    if (best) {
+        hapi_model_close(best->model);
+        memset(best, 0, sizeof *best);
+    }
+    return best;
+}
+
+static void add_run(struct hapi_job *job, int worker)
+{
+    struct add_job *a = (struct add_job *)job;
+
+    (void)worker;
+    if (hapi_model_from_bytes(&a->model, a->bytes, a->size, NULL, &a->err)) {
+        free(a->bytes);
+    } else if (memcmp(hapi_model_hash(a->model), a->hash, HAPI_HASH_SIZE)) {
+        hapi_err_set(&a->err, HAPI_ECORRUPT, 0, "the uploaded model does not have the hash that was offered");
+        hapi_model_close(a->model);
+        a->model = NULL;
+    }
+}
+
+static void add_done(struct hapi_job *job)
+{
+    struct add_job *a = (struct add_job *)job;
+    struct hapi_models *m = a->owner;
+    struct model_slot *s = a->model && !model_find(m, a->hash) ? model_slot_take(m) : NULL;
+
+    if (s) {
+        *s = (struct model_slot){.model = a->model, .used = ++m->tick};
+        memcpy(s->hash, a->hash, HAPI_HASH_SIZE);
+    } else if (a->model) { /* someone else was faster, or there is no room */
+        hapi_model_close(a->model);
+        if (!model_find(m, a->hash))
+            hapi_err_set(&a->err, HAPI_EBUSY, 0, "all %d models that this node keeps are in use", MODELS_MAX);
+    }
+    a->done(a->user, &a->err);
+    free(a);
+}
+
+int hapi_models_add(struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE], void *bytes, size_t size,
+                    void (*done)(void *user, const struct hapi_err *result), void *user)
+{
+    struct add_job *a = calloc(1, sizeof *a);
+
+    if (!a)
+        return HAPI_ENOMEM;
+    *a = (struct add_job){
+        .job = {add_run, add_done}, .owner = m, .bytes = bytes, .size = size, .done = done, .user = user};
+    memcpy(a->hash, hash, HAPI_HASH_SIZE);
+    int rc = hapi_pool_submit(m->builder, &a->job);
+    if (rc)
+        free(a);
+    return rc;
+}
+
+/* ------------------------------------------------------------------ prefixes */
+
+static int prefix_shape(struct prefix_slot *p, const struct hapi_cut *cut)
+{
+    struct hapi_prefix *x = &p->prefix;
+    uint64_t row = 0;
+
+    if (cut->n_tensors > HAPI_CUT_TENSORS)
+        return hapi_err_set(&x->err, HAPI_ETOOBIG, 0, "a cut of %u tensors", cut->n_tensors);
+    x->n_tensors = cut->n_tensors;
+    for (uint32_t i = 0; i < cut->n_tensors; i++) {
+        int64_t n;
+        if (cut->tensors[i].dtype != HAPI_F32 || hapi_shape_elements(&cut->tensors[i].shape, &n))
+            return hapi_err_set(&x->err, HAPI_EUNSUPPORTED, 0, "tensor %s of the cut is not f32",
+                                cut->tensors[i].name);
+        x->row_bytes[i] = (uint64_t)n * hapi_dtype_size(p->key.wire);
+        row += (x->row_bytes[i] + 63) & ~63ULL;
+    }
+    /* The area must hold all rows of a plan: a plan may write its padding rows too. */
+    uint64_t fit = row ? p->owner->opt.send_area / row : 0;
+    x->micro_batch = p->key.bound < fit ? p->key.bound : (int64_t)fit;
+    if (!x->micro_batch)
+        return hapi_err_set(
+            &x->err, HAPI_ETOOBIG, 0,
+            "one sample of the cut takes %llu bytes, this node's send area is %llu: raise --send-area",
+            (unsigned long long)row, (unsigned long long)p->owner->opt.send_area);
+    return 0;
+}
+
+static void prefix_run(struct hapi_job *job, int worker)
+{
+    struct prefix_slot *p = (struct prefix_slot *)((char *)job - offsetof(struct prefix_slot, job));
+    struct hapi_prefix *x = &p->prefix;
+    const struct hapi_cut *cut;
+
+    (void)worker;
+    if (hapi_transform_parse(&x->transform, p->key.transform, strlen(p->key.transform), &x->err) ||
+        hapi_model_cut_find(p->model->model, p->key.cut, &cut, &x->err) || prefix_shape(p, cut))
+        return;
+    for (int i = 0; i < p->owner->opt.threads; i++) {
+        struct hapi_plan_spec spec = {
+            .to = p->key.cut,
+            .batch = x->micro_batch,
+            .dtype = p->key.compute,
+            .backend = p->owner->opt.backend,
+        };
+        if (hapi_plan_new(&x->plans[i], p->model->model, &spec, &x->err))
+            return;
+    }
+}
+
+static void prefix_done(struct hapi_job *job)
+{
+    struct prefix_slot *p = (struct prefix_slot *)((char *)job - offsetof(struct prefix_slot, job));
+
+    p->prefix.state = p->prefix.err.code ? HAPI_PREFIX_FAILED : HAPI_PREFIX_READY;
+    p->holders--; /* the builder's */
+    p->owner->opt.changed(p->owner->opt.arg);
+}
+
+static int key_make(struct prefix_key *k, const struct hapi_models *m, const struct hapi_request *r)
+{
+    size_t n = 0;
+
+    memset(k, 0, sizeof *k);
+    memcpy(k->hash, r->model_hash, HAPI_HASH_SIZE);
+    for (uint32_t i = 0; i < r->n_cut; i++) {
+        if (n + r->cut[i].n + 2 > sizeof k->cut)
+            return HAPI_ETOOBIG;
+        if (i)
+            k->cut[n++] = ',';
+        memcpy(k->cut + n, r->cut[i].s, r->cut[i].n);
+        n += r->cut[i].n;
+    }
+    if (r->transform.n > HAPI_TRANSFORM_MAX)
+        return HAPI_ETOOBIG;
+    memcpy(k->transform, r->transform.s, r->transform.n);
+    k->compute = r->compute_dtype;
+    k->wire = r->wire_dtype;
+    k->bound = r->micro_batch && r->micro_batch < m->opt.micro_batch ? r->micro_batch : m->opt.micro_batch;
+    return 0;
+}
+
+static struct prefix_slot **prefix_place(struct hapi_models *m)
+{
+    struct prefix_slot **best = NULL;
+
+    for (int i = 0; i < PREFIXES_MAX; i++) {
+        if (!m->prefix[i])
+            return &m->prefix[i];
+        if (!m->prefix[i]->holders && (!best || m->prefix[i]->used < (*best)->used))
+            best = &m->prefix[i];
+    }
+    if (best) {
+        prefix_free(*best);
+        *best = NULL;
+    }
+    return best;
+}
+
+static struct prefix_slot *prefix_build(struct hapi_models *m, struct model_slot *model,
+                                        const struct prefix_key *key, int *why)
+{
+    struct prefix_slot **place = prefix_place(m);
+    struct prefix_slot *p = place ? calloc(1, sizeof *p) : NULL;
+
+    *why = HAPI_EBUSY;
+    if (!p)
+        return NULL;
+    p->owner = m;
+    p->model = model;
+    p->key = *key;
+    p->job = (struct hapi_job){prefix_run, prefix_done};
+    p->prefix.wire_dtype = key->wire;
+    p->prefix.plans = calloc((size_t)m->opt.threads, sizeof *p->prefix.plans);
+    p->holders = 1; /* the builder's */
+    model->holders++;
+    if (!p->prefix.plans || hapi_pool_submit(m->builder, &p->job)) {
+        prefix_free(p);
+        return NULL;
+    }
+    *place = p;
+    return p;
+}
+
+struct hapi_prefix *hapi_prefix_get(struct hapi_models *m, const struct hapi_request *r, int *why)
+{
+    struct model_slot *model = model_find(m, r->model_hash);
+    static struct prefix_key key; /* large; the loop's thread only */
+    struct prefix_slot *p = NULL;
+
+    *why = HAPI_ENOENT;
+    if (!model || (*why = key_make(&key, m, r)))
+        return NULL;
+    model->used = ++m->tick;
+    for (int i = 0; i < PREFIXES_MAX && !p; i++)
+        if (m->prefix[i] && !memcmp(&m->prefix[i]->key, &key, sizeof key))
+            p = m->prefix[i];
+    if (p && p->prefix.state == HAPI_PREFIX_FAILED && !p->holders) { /* memory may be there now: try again */
+        for (int i = 0; i < PREFIXES_MAX; i++)
+            if (m->prefix[i] == p)
+                m->prefix[i] = NULL;
+        prefix_free(p);
+        p = NULL;
+    }
+    if (!p)
+        p = prefix_build(m, model, &key, why);
+    if (!p)
+        return NULL;
+    p->holders++;
+    p->used = ++m->tick;
+    return &p->prefix;
+}
+
+void hapi_prefix_put(struct hapi_prefix *x)
+{
+    if (x)
+        ((struct prefix_slot *)x)->holders--;
+}

@@ -1,0 +1,57 @@
+/*
+ * Uploaded models and the prefixes compiled from them. Everything slow (hashing, parsing, compiling) runs on
+ * one helper thread; callers are told through a callback on the loop's thread.
+ *
+ * A prefix has one plan for each compute thread; their weights are shared. Unused models and prefixes are
+ * kept for the next client and dropped, least recently used first, when the tables are full.
+ * Threads: every call on the loop's thread.
+ */
+#ifndef HAPI_RUNTIME_MODELS_H
+#define HAPI_RUNTIME_MODELS_H
+
+#include "kernels.h"
+#include "loop.h"
+#include "wire.h"
+
+struct hapi_models;
+struct hapi_prefix;
+
+struct hapi_models_options {
+    const char *backend;
+    int threads;                /* compute threads: plans of each prefix */
+    uint32_t micro_batch;       /* upper bound */
+    uint64_t send_area;         /* bytes the activations of one micro-batch may take */
+    void (*changed)(void *arg); /* a prefix became ready or failed */
+    void *arg;
+};
+
+int hapi_models_open(struct hapi_models **out, struct hapi_loop *loop, const struct hapi_models_options *opt,
+                     struct hapi_err *err);
+void hapi_models_close(struct hapi_models *m); /* no prefix may be held */
+void hapi_models_reap(struct hapi_models *m);  /* from the loop's on_wake */
+
+bool hapi_models_has(const struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE]);
+/* Takes malloc'd bytes; done() says 0 or why not (hash differs, not a model, table full). Exactly one done(),
+ * later, unless an error is returned, and then the bytes stay the caller's. */
+int hapi_models_add(struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE], void *bytes, size_t size,
+                    void (*done)(void *user, const struct hapi_err *result), void *user);
+
+/* The prefix for what the request asks; compiled if it is new: look at its state. NULL: no such model
+ * (HAPI_ENOENT), or a table is full of things in use (HAPI_EBUSY). Held until put. */
+struct hapi_prefix *hapi_prefix_get(struct hapi_models *m, const struct hapi_request *r, int *why);
+void hapi_prefix_put(struct hapi_prefix *p);
+
+enum hapi_prefix_state { HAPI_PREFIX_BUILDING, HAPI_PREFIX_READY, HAPI_PREFIX_FAILED };
+
+struct hapi_prefix {
+    enum hapi_prefix_state state;
+    struct hapi_err err;      /* FAILED: why */
+    struct hapi_plan **plans; /* one a compute thread */
+    struct hapi_transform transform;
+    int64_t micro_batch; /* the plans' batch */
+    uint32_t n_tensors;
+    uint64_t row_bytes[HAPI_CUT_TENSORS]; /* bytes of one sample on the wire */
+    enum hapi_dtype wire_dtype;
+};
+
+#endif

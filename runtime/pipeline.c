@@ -1,0 +1,369 @@
+#include "pipeline.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "runtime.h"
+
+static void enter_read(struct hapi_batch *b);
+static void enter_compute(struct hapi_batch *b);
+static void enter_send(struct hapi_batch *b);
+static void enter_free(struct hapi_batch *b);
+
+static void (*const enter[])(struct hapi_batch *b) = {
+    [HAPI_BATCH_FREE] = enter_free,
+    [HAPI_BATCH_READ] = enter_read,
+    [HAPI_BATCH_COMPUTE] = enter_compute,
+    [HAPI_BATCH_SEND] = enter_send,
+};
+
+/* The only way from stage to stage. The batch's whereabouts are unknown after it: it may be FREE again. */
+static void advance(struct hapi_batch *b, enum hapi_batch_stage to)
+{
+    b->stage = to;
+    b->since_ns = hapi_clock_ns();
+    enter[to](b);
+}
+
+/* ------------------------------------------------------------------ the pool */
+
+static size_t record_bytes(uint32_t micro_batch)
+{
+    return (hapi_record_size(micro_batch, 0) + 4095) & ~(size_t)4095;
+}
+
+size_t hapi_batches_bytes(uint32_t batches, uint32_t micro_batch, uint64_t read_area, uint64_t send_area)
+{
+    return batches *
+           (record_bytes(micro_batch) + ((read_area + 4095) & ~4095ULL) + ((send_area + 4095) & ~4095ULL));
+}
+
+int hapi_batches_open(struct hapi_rt *rt, struct hapi_err *err)
+{
+    const struct hapi_config *c = &rt->cfg;
+
+    rt->batches = calloc(c->batches, sizeof *rt->batches);
+    if (!rt->batches)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for %u micro-batches", c->batches);
+    for (uint32_t i = 0; i < c->batches; i++) {
+        struct hapi_batch *b = &rt->batches[i];
+        b->rt = rt;
+        b->record = hapi_slab_take(&rt->slab, record_bytes(c->micro_batch), 4096);
+        b->read_area = hapi_slab_take(&rt->slab, c->read_area, 4096);
+        b->send_area = hapi_slab_take(&rt->slab, c->send_area, 4096);
+        b->reads = calloc(c->micro_batch, sizeof *b->reads);
+        b->images = calloc(c->micro_batch, sizeof *b->images);
+        if (!b->record || !b->read_area || !b->send_area || !b->reads || !b->images)
+            return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for micro-batch %u of %u", i, c->batches);
+        b->next = rt->free_batches;
+        rt->free_batches = b;
+    }
+    return 0;
+}
+
+void hapi_batches_close(struct hapi_rt *rt)
+{
+    for (uint32_t i = 0; rt->batches && i < rt->cfg.batches; i++) {
+        free(rt->batches[i].reads);
+        free(rt->batches[i].images);
+    }
+    free(rt->batches);
+}
+
+/* ------------------------------------------------------------------ READ */
+
+static const struct hapi_sample_info *sample_of(const struct hapi_service *v, uint32_t i)
+{
+    const struct hapi_req_sample *s = &v->req.samples[i];
+    int64_t object = v->object[s->object];
+
+    if (object < 0 || s->index >= v->dataset->objects[object].n_samples)
+        return NULL;
+    return &v->dataset->samples[v->dataset->objects[object].first_sample + s->index];
+}
+
+static void read_done(struct hapi_read *r)
+{
+    struct hapi_batch *b = r->user;
+    struct hapi_image *m = &b->images[r - b->reads];
+
+    m->status = r->status;
+    m->data = r->data;
+    m->bytes = r->bytes;
+    b->rt->counters.read_bytes += r->status ? 0 : r->bytes;
+    if (--b->reads_left)
+        return;
+    b->ns[HAPI_NS_READ] = hapi_clock_ns() - b->since_ns;
+    bool raw = !b->service->prefix && !(b->service->req.flags & HAPI_REQ_CHECKSUM);
+    advance(b, raw ? HAPI_BATCH_SEND : HAPI_BATCH_COMPUTE);
+}
+
+/* Starts the read of sample i; its image has a status when it cannot be. */
+static int read_start(struct hapi_batch *b, uint32_t i, const struct hapi_sample_info *info, size_t at)
+{
+    const struct hapi_service *v = b->service;
+    const struct hapi_req_object *o = &v->req.objects[v->req.samples[b->first + i].object];
+    struct hapi_read *r = &b->reads[i];
+
+    *r = (struct hapi_read){
+        .dataset = v->dataset,
+        .object = (uint32_t)v->object[v->req.samples[b->first + i].object],
+        .offset = info->offset,
+        .bytes = info->bytes,
+        .buf = b->read_area + at,
+        .capacity = hapi_read_capacity(info->bytes),
+        .expect_digest = o->digest,
+        .done = read_done,
+        .user = b,
+    };
+    if (o->version.n <= HAPI_VERSION_MAX) {
+        r->expect.size = (uint8_t)o->version.n;
+        memcpy(r->expect.data, o->version.s, o->version.n);
+    }
+    return hapi_store_read(b->rt->store, r);
+}
+
+static void enter_read(struct hapi_batch *b)
+{
+    struct hapi_service *v = b->service;
+    size_t at = 0;
+    uint32_t i, want = b->count;
+
+    b->reads_left = 1; /* ours, so that no completion ends the stage before the last read is started */
+    for (i = 0; i < want; i++) {
+        const struct hapi_sample_info *info = sample_of(v, b->first + i);
+        size_t need = info ? hapi_read_capacity(info->bytes) : 0;
+        bool fits = need <= b->rt->cfg.read_area - at;
+        if (!fits && i)
+            break; /* the rest goes into the next micro-batch */
+        b->images[i] = (struct hapi_image){.status = !info ? HAPI_ENOENT : fits ? 0 : HAPI_ETOOBIG};
+        if (b->images[i].status)
+            continue;
+        int rc = read_start(b, i, info, at);
+        if (rc)
+            b->images[i].status = rc;
+        else
+            b->reads_left++;
+        at += (need + 4095) & ~(size_t)4095;
+        at = at < b->rt->cfg.read_area ? at : b->rt->cfg.read_area;
+    }
+    b->count = i;
+    v->formed = b->first + i;
+    if (--b->reads_left == 0) /* nothing could be started: report it */
+        advance(b, HAPI_BATCH_SEND);
+}
+
+bool hapi_batch_start(struct hapi_rt *rt, struct hapi_service *v)
+{
+    struct hapi_batch *b = rt->free_batches;
+    int64_t now = hapi_clock_ns();
+
+    if (!b)
+        return false;
+    rt->free_batches = b->next;
+    b->service = v;
+    b->first = v->formed;
+    b->status = v->status;
+    b->posted = false;
+    memset(b->ns, 0, sizeof b->ns);
+    b->ns[HAPI_NS_QUEUE] = now - v->arrived_ns;
+    v->refs++;
+    v->unsent++;
+    if (v->status) { /* the error part: no samples, terminal */
+        b->count = 0;
+        v->formed = v->req.n_samples;
+        advance(b, HAPI_BATCH_SEND);
+        return true;
+    }
+    uint32_t left = v->req.n_samples - v->formed;
+    uint32_t bound = v->prefix ? (uint32_t)v->prefix->micro_batch : rt->cfg.micro_batch;
+    b->count = left < bound ? left : bound;
+    advance(b, HAPI_BATCH_READ);
+    return true;
+}
+
+/* ------------------------------------------------------------------ COMPUTE */
+
+static void compute_done(struct hapi_job *job)
+{
+    struct hapi_batch *b = (struct hapi_batch *)((char *)job - offsetof(struct hapi_batch, job));
+    advance(b, HAPI_BATCH_SEND);
+}
+
+static void enter_compute(struct hapi_batch *b)
+{
+    b->job = (struct hapi_job){hapi_worker_run, compute_done};
+    int rc = hapi_pool_submit(b->rt->pool, &b->job);
+    if (rc) { /* cannot be: every queue holds all batches */
+        b->status = rc;
+        advance(b, HAPI_BATCH_SEND);
+    }
+}
+
+/* ------------------------------------------------------------------ SEND */
+
+static void record_fill(struct hapi_batch *b)
+{
+    struct hapi_service *v = b->service;
+    struct hapi_record *r = b->record;
+
+    r->magic = HAPI_RECORD_MAGIC;
+    r->size = (uint32_t)hapi_record_size(b->count, 0);
+    r->request = v->req.index;
+    r->part = (uint16_t)v->parts;
+    r->major = HAPI_PROTO_MAJOR;
+    r->first = b->first;
+    r->count = b->count;
+    r->status = b->status;
+    r->label_encoding = HAPI_LABEL_CLASS_U32;
+    r->n_windows = (uint16_t)v->req.n_windows;
+    r->scales_bytes = 0;
+    r->generation = v->req.trace_id;
+    r->flags = v->req.flags & HAPI_REQ_CHECKSUM ? HAPI_RECORD_CHECKSUM : 0;
+    for (uint32_t i = 0; i < b->count; i++) {
+        const struct hapi_sample_info *info = sample_of(v, b->first + i);
+        struct hapi_record_sample *s = &r->samples[i];
+        *s = (struct hapi_record_sample){.status = b->images[i].status, .label = info ? info->class_id : 0};
+        if (s->status || b->status)
+            continue;
+        s->offset = v->prefix ? (b->first + i) * v->req.windows[0].stride : v->raw_offset[b->first + i];
+        s->bytes = (uint32_t)(v->prefix ? v->prefix->row_bytes[0] : b->images[i].bytes);
+    }
+}
+
+/* A bad sample ends a fail-fast request; counted in every case. */
+static void samples_judge(struct hapi_batch *b)
+{
+    struct hapi_service *v = b->service;
+    struct hapi_counters *c = &b->rt->counters;
+
+    for (uint32_t i = 0; i < b->count; i++) {
+        int status = b->images[i].status;
+        c->samples += !status;
+        c->bad_samples += status != 0;
+        if (status && !b->status && v->req.flags & HAPI_REQ_FAIL_FAST)
+            b->status = status;
+    }
+    for (int i = 0; i < 6; i++)
+        c->stage_ns[i] += (uint64_t)b->ns[i];
+}
+
+/* Posts the payload of the batch from where it stopped. HAPI_EBUSY: the connection is full. */
+static int payload_post(struct hapi_batch *b)
+{
+    struct hapi_service *v = b->service;
+    struct hapi_conn *c = v->session->conn;
+    uint32_t tensors = v->prefix ? v->prefix->n_tensors : 1;
+
+    for (; !b->status && b->sent_tensors < tensors; b->sent_tensors++, b->sent_samples = 0) {
+        const struct hapi_window_ref *w = &v->req.windows[b->sent_tensors];
+        uint64_t row = v->prefix ? v->prefix->row_bytes[b->sent_tensors] : 0;
+        while (b->sent_samples < b->count) {
+            uint32_t i = b->sent_samples, n = 1;
+            const void *from = v->prefix ? b->out[b->sent_tensors] + i * row : b->images[i].data;
+            uint64_t to = w->base + (v->prefix ? (b->first + i) * w->stride : v->raw_offset[b->first + i]);
+            uint64_t bytes = v->prefix ? row : b->images[i].bytes;
+            if (v->prefix && w->stride == row) { /* dense: one write for all that is left */
+                n = b->count - i;
+                bytes *= n;
+            }
+            bool nothing = !bytes || (n == 1 && b->images[i].status);
+            int rc = nothing ? 0 : hapi_conn_write(c, from, bytes, to, w->key, NULL);
+            if (rc)
+                return rc;
+            b->rt->counters.wire_bytes += nothing ? 0 : bytes;
+            b->sent_samples += n;
+        }
+    }
+    return 0;
+}
+
+static void send_done(struct hapi_conn *c, struct hapi_conn_op *op, int status)
+{
+    struct hapi_batch *b = (struct hapi_batch *)((char *)op - offsetof(struct hapi_batch, op));
+    struct hapi_rt *rt = b->rt;
+
+    (void)status; /* a failed one is followed by the connection's on_close */
+    rt->counters.stage_ns[HAPI_NS_SEND] += (uint64_t)(hapi_clock_ns() - b->since_ns);
+    advance(b, HAPI_BATCH_FREE);
+    hapi_batches_continue(rt, c);
+    hapi_sched_pump(rt);
+}
+
+static int record_post(struct hapi_batch *b)
+{
+    struct hapi_service *v = b->service;
+    uint64_t slot = v->req.record_bytes / v->req.max_parts;
+    bool last = v->unsent == 1 && v->formed == v->req.n_samples;
+
+    record_fill(b);
+    if (last || b->status)
+        b->record->flags |= HAPI_RECORD_TERMINAL;
+    b->record->crc32c = b->crc32c;
+    for (int i = 0; i < 6; i++)
+        b->record->stage_ns[i] = (uint64_t)b->ns[i];
+    b->op.on_done = send_done;
+    int rc = hapi_conn_write_imm(v->session->conn, b->record, b->record->size,
+                                 v->req.record_base + v->parts * slot, v->req.record_key,
+                                 hapi_imm(v->req.index, (uint16_t)v->parts), &b->op);
+    if (rc)
+        return rc;
+    b->rt->counters.wire_bytes += b->record->size;
+    b->rt->counters.parts++;
+    b->posted = true;
+    v->parts++;
+    v->unsent--;
+    if (b->record->flags & HAPI_RECORD_TERMINAL)
+        hapi_service_finish(v);
+    return 0;
+}
+
+/* Goes on with the posting; gives the batch back when nobody waits for it any more. */
+static void send_continue(struct hapi_batch *b)
+{
+    struct hapi_service *v = b->service;
+
+    if (v->finished || !v->session->conn) {
+        advance(b, HAPI_BATCH_FREE);
+        return;
+    }
+    int rc = payload_post(b);
+    if (!rc)
+        rc = record_post(b);
+    if (rc && rc != HAPI_EBUSY) /* the connection is broken: its on_close will come and free the batch */
+        hapi_conn_close(v->session->conn);
+}
+
+static void enter_send(struct hapi_batch *b)
+{
+    b->sent_tensors = b->sent_samples = 0;
+    samples_judge(b);
+    send_continue(b);
+}
+
+void hapi_batches_continue(struct hapi_rt *rt, struct hapi_conn *c)
+{
+    for (uint32_t i = 0; i < rt->cfg.batches; i++) {
+        struct hapi_batch *b = &rt->batches[i];
+        if (b->stage == HAPI_BATCH_SEND && !b->posted &&
+            (!b->service->session->conn || b->service->session->conn == c))
+            send_continue(b);
+    }
+}
+
+/* ------------------------------------------------------------------ FREE */
+
+static void enter_free(struct hapi_batch *b)
+{
+    struct hapi_service *v = b->service;
+
+    if (!b->posted)
+        v->unsent--;
+    v->refs--;
+    b->service = NULL;
+    b->next = b->rt->free_batches;
+    b->rt->free_batches = b;
+    if (v->finished)
+        hapi_service_finish(v);
+}

@@ -1,0 +1,68 @@
+/*
+ * One noun: struct hapi_batch, a micro-batch from a fixed pool, with its slice of the slab. One table:
+ *
+ *     FREE ──> READ ──────────> COMPUTE ───────────> SEND ──────────> FREE
+ *              io_uring, one     decode, prefix,      writes, then a
+ *              read a sample     wire dtype; raw      record with an
+ *                                objects skip it      immediate
+ *
+ * Any error moves the batch to SEND with a status. No free batch is the back-pressure: requests wait in their
+ * session's queue. A batch is FREE again only when every completion that names its memory has been reaped.
+ * Threads: the loop's, except that a compute thread has the batch to itself between COMPUTE and its job's
+ * end.
+ */
+#ifndef HAPI_RUNTIME_PIPELINE_H
+#define HAPI_RUNTIME_PIPELINE_H
+
+#include "pool.h"
+#include "stage.h"
+#include "store.h"
+#include "transport.h"
+#include "wire.h"
+
+struct hapi_rt;
+struct hapi_service;
+
+enum hapi_batch_stage { HAPI_BATCH_FREE, HAPI_BATCH_READ, HAPI_BATCH_COMPUTE, HAPI_BATCH_SEND };
+
+/* Index into hapi_record.stage_ns. */
+enum { HAPI_NS_QUEUE, HAPI_NS_READ, HAPI_NS_DECODE, HAPI_NS_COMPUTE, HAPI_NS_CONVERT, HAPI_NS_SEND };
+
+struct hapi_batch {
+    struct hapi_rt *rt;
+    struct hapi_batch *next; /* free list */
+    enum hapi_batch_stage stage;
+    struct hapi_service *service;
+    uint32_t first, count; /* samples of the request */
+    uint32_t reads_left;
+    int status;
+    int64_t since_ns, ns[6];
+    uint32_t crc32c; /* of the payload, when the request asks for it */
+    /* slices of the slab */
+    uint8_t *read_area, *send_area;
+    struct hapi_record *record;
+    /* SEND: how much has been posted; continues when the connection has room */
+    uint32_t sent_tensors, sent_samples;
+    bool posted; /* the record is on its way */
+    uint8_t *out[HAPI_CUT_TENSORS];
+    struct hapi_job job;
+    struct hapi_conn_op op;
+    struct hapi_read *reads; /* micro_batch of them */
+    struct hapi_image *images;
+};
+
+/* Bytes of the slab that the pool needs. */
+size_t hapi_batches_bytes(uint32_t batches, uint32_t micro_batch, uint64_t read_area, uint64_t send_area);
+int hapi_batches_open(struct hapi_rt *rt, struct hapi_err *err);
+void hapi_batches_close(struct hapi_rt *rt);
+
+/* Takes the next samples of a request into a free batch and starts it; false when no batch is free. A request
+ * with a status gets its error part. */
+bool hapi_batch_start(struct hapi_rt *rt, struct hapi_service *v);
+/* Posts what waited for room on a connection, and drops what waited for one that is gone. */
+void hapi_batches_continue(struct hapi_rt *rt, struct hapi_conn *c);
+
+/* worker.c: the COMPUTE stage, on a compute thread. */
+void hapi_worker_run(struct hapi_job *job, int worker);
+
+#endif

@@ -1,0 +1,243 @@
+#include "runtime.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "log.h"
+
+enum { RING_ENTRIES = 1024, DRAIN_S = 10 };
+
+static void woken(void *arg)
+{
+    struct hapi_rt *rt = arg;
+    if (rt->pool)
+        hapi_pool_reap(rt->pool);
+    if (rt->models)
+        hapi_models_reap(rt->models);
+    hapi_sched_pump(rt);
+}
+
+static int compute_open(struct hapi_rt *rt, struct hapi_err *err)
+{
+    int threads = rt->cfg.threads ? (int)rt->cfg.threads : hapi_topology_cores(rt->topology);
+    struct hapi_models_options opt = {
+        .backend = rt->cfg.backend,
+        .threads = threads,
+        .micro_batch = rt->cfg.micro_batch,
+        .send_area = rt->cfg.send_area,
+        .changed = hapi_session_prefixes_changed,
+        .arg = rt,
+    };
+
+    if (!hapi_numeric_class(rt->cfg.backend))
+        return hapi_err_set(err, HAPI_EINVAL, 0, "no back end `%s`: it is onednn or ref", rt->cfg.backend);
+    rt->cfg.threads = (uint32_t)threads;
+    rt->stages = calloc((size_t)threads, sizeof *rt->stages);
+    if (!rt->stages)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for %d compute stages", threads);
+    for (int i = 0; i < threads; i++) {
+        int rc = hapi_stage_new(&rt->stages[i], err);
+        if (rc)
+            return rc;
+    }
+    int rc = hapi_models_open(&rt->models, rt->loop, &opt, err);
+    if (!rc)
+        rc = hapi_pool_open(&rt->pool, rt->loop, threads, rt->cfg.batches, rt->topology, 0, err);
+    return rc;
+}
+
+static int memory_open(struct hapi_rt *rt, struct hapi_err *err)
+{
+    const struct hapi_config *c = &rt->cfg;
+    /* Each micro-batch may have a write a sample and tensor; the transport says busy beyond that. */
+    struct hapi_fabric_options opt = {
+        .device = *c->device ? c->device : NULL,
+        .max_recv = c->max_requests + 1,
+        .max_ops = c->batches * (c->micro_batch + 1),
+    };
+
+    rt->frame = malloc(HAPI_FRAME_MAX);
+    rt->scratch = malloc(HAPI_FRAME_MAX);
+    if (!rt->frame || !rt->scratch)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for control frames");
+    int rc = hapi_slab_init(&rt->slab,
+                            hapi_batches_bytes(c->batches, c->micro_batch, c->read_area, c->send_area), err);
+    if (!rc)
+        rc = hapi_loop_register_slab(rt->loop, &rt->slab, err);
+    if (!rc)
+        rc = hapi_batches_open(rt, err);
+    if (!rc)
+        rc = hapi_fabric_open(&rt->fabric, rt->loop, c->transport, &rt->slab, &opt, err);
+    return rc;
+}
+
+static int listen_open(struct hapi_rt *rt, struct hapi_err *err)
+{
+    const struct hapi_config *c = &rt->cfg;
+    const char *class = hapi_numeric_class(c->backend);
+    uint16_t port;
+    bool verbs = !strcmp(c->transport, "verbs");
+    struct hapi_control_options opt = {
+        .hello =
+            {
+                .major_min = HAPI_PROTO_MAJOR,
+                .major_max = HAPI_PROTO_MAJOR,
+                .minor = HAPI_PROTO_MINOR,
+                .caps = (verbs ? HAPI_CAP_TRANSPORT_VERBS : HAPI_CAP_TRANSPORT_OFI) | HAPI_CAP_CHECKSUM |
+                        HAPI_CAP_UPLOAD | (hapi_cpu_has_bf16(NULL) ? HAPI_CAP_BF16 : 0),
+                .role = {"node", 4},
+                .version = {HAPI_VERSION, sizeof HAPI_VERSION - 1},
+                .numeric_class = {class, (uint32_t)strlen(class)},
+            },
+        .max_open = c->max_sessions + 16,
+    };
+
+    int rc = hapi_address_parse(c->listen, rt->host, &port, err);
+    if (rc)
+        return rc;
+    if (!*c->key && !c->insecure && !hapi_address_is_loopback(rt->host))
+        return hapi_err_set(err, HAPI_EAUTH, 0,
+                            "%s is not loopback: give --key FILE (made with `openssl rand -hex 32`, as lines "
+                            "`name:hex`), or say --insecure on an isolated network",
+                            c->listen);
+    if (*c->key) {
+        rc = hapi_keys_load(&rt->keys, c->key, err);
+        if (rc)
+            return rc;
+        opt.keys = rt->keys;
+    }
+    return hapi_control_listen(&rt->control, rt->loop, rt->host, port, &opt, &hapi_session_control_handler,
+                               rt, err);
+}
+
+static int store_open(struct hapi_rt *rt, struct hapi_err *err)
+{
+    const struct hapi_config *c = &rt->cfg;
+    struct hapi_store_options opt = {
+        .cache_dir = *c->cache ? c->cache : NULL,
+        .max_reads = c->batches * c->micro_batch,
+    };
+    int rc = hapi_store_open(&rt->store, c->data, &opt, err);
+
+    for (uint32_t i = 0; !rc && i < hapi_store_count(rt->store); i++) {
+        const struct hapi_dataset *d = hapi_store_at(rt->store, i);
+        hapi_log(HAPI_LOG_INFO, "dataset", "name=%s objects=%u samples=%llu classes=%u problems=%u", d->name,
+                 d->n_objects, (unsigned long long)d->n_samples, d->n_classes, d->n_problems);
+        for (uint32_t p = 0; p < d->n_problems && p < 10; p++) {
+            char quoted[HAPI_ERR_TEXT];
+            hapi_log(HAPI_LOG_WARN, "skipped while indexing", "dataset=%s why=%s", d->name,
+                     hapi_log_quote(quoted, sizeof quoted, d->problems[p]));
+        }
+    }
+    return rc ? rc : hapi_store_attach(rt->store, rt->loop, err);
+}
+
+int hapi_rt_open(struct hapi_rt **out, const struct hapi_config *cfg, struct hapi_err *err)
+{
+    struct hapi_rt *rt = calloc(1, sizeof *rt);
+
+    if (!rt)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for the runtime");
+    rt->cfg = *cfg;
+    int rc = hapi_topology_open(&rt->topology, err);
+    if (!rc)
+        rc = hapi_loop_open(&rt->loop, RING_ENTRIES, err);
+    if (!rc) {
+        hapi_loop_on_wake(rt->loop, woken, rt);
+        rc = store_open(rt, err);
+    }
+    if (!rc)
+        rc = memory_open(rt, err);
+    if (!rc)
+        rc = compute_open(rt, err);
+    if (!rc)
+        rc = listen_open(rt, err);
+    if (rc) {
+        hapi_rt_close(rt);
+        return rc;
+    }
+    *out = rt;
+    return 0;
+}
+
+uint16_t hapi_rt_port(const struct hapi_rt *rt)
+{
+    return hapi_control_listener_port(rt->control);
+}
+
+void hapi_rt_drain(struct hapi_rt *rt)
+{
+    static const char why[] = "this node is shutting down";
+    struct hapi_msg_text m = {.text = {why, sizeof why - 1}};
+    uint8_t buf[128];
+
+    if (rt->draining)
+        return;
+    rt->draining = true;
+    rt->drain_deadline_ns = hapi_clock_ns() + DRAIN_S * HAPI_NS_PER_S;
+    hapi_control_listener_close(rt->control);
+    rt->control = NULL;
+    int n = hapi_msg_text_encode(&m, buf, sizeof buf);
+    for (struct hapi_session *s = rt->sessions; s; s = s->next)
+        if (s->control && n > 0)
+            hapi_control_send(s->control, HAPI_MSG_BYE, buf, (size_t)n);
+}
+
+/* Draining: a session whose requests are answered is closed; after the deadline every one is. */
+static void drain_step(struct hapi_rt *rt)
+{
+    bool late = hapi_clock_ns() > rt->drain_deadline_ns;
+
+    for (struct hapi_session *s = rt->sessions; s; s = s->next) {
+        bool busy = s->in_service != 0;
+        for (uint32_t i = 0; i < s->n_services; i++)
+            busy |= s->services[i].refs != 0;
+        if (busy && !late)
+            continue;
+        if (s->control)
+            hapi_control_finish(s->control);
+        hapi_conn_close(s->conn);
+    }
+}
+
+int hapi_rt_run(struct hapi_rt *rt, struct hapi_err *err)
+{
+    /* A round now and then without any event: deadlines of waiting requests are looked at in the pump. */
+    const int64_t tick = 100 * HAPI_NS_PER_MS;
+
+    while (!rt->draining || rt->sessions) {
+        int rc = hapi_loop_run_once(rt->loop, tick, err);
+        if (rc)
+            return rc;
+        if (rt->draining)
+            drain_step(rt);
+        hapi_sched_pump(rt);
+        hapi_sessions_reap(rt);
+    }
+    return 0;
+}
+
+void hapi_rt_close(struct hapi_rt *rt)
+{
+    if (!rt)
+        return;
+    hapi_control_listener_close(rt->control);
+    hapi_listener_close(rt->listener);
+    hapi_pool_close(rt->pool);
+    hapi_models_close(rt->models);
+    for (uint32_t i = 0; rt->stages && i < rt->cfg.threads; i++)
+        hapi_stage_free(rt->stages[i]);
+    free(rt->stages);
+    if (rt->fabric)
+        hapi_fabric_close(rt->fabric);
+    hapi_store_close(rt->store);
+    hapi_batches_close(rt);
+    hapi_loop_close(rt->loop);
+    hapi_slab_fini(&rt->slab);
+    hapi_keys_free(rt->keys);
+    hapi_topology_close(rt->topology);
+    free(rt->frame);
+    free(rt->scratch);
+    free(rt);
+}

@@ -1,0 +1,116 @@
+/*
+ * hapi-rt, the storage node: what its parts share. Internal to runtime/.
+ *
+ *     control.c   a client: what it says on its control channel                         (loop's thread)
+ *     session.c   its data connection, its requests                                     (loop's thread)
+ *     sched.c     whose request is served next                                          (loop's thread)
+ *     pipeline.c  a micro-batch on its way: read -> compute -> send                     (loop's thread)
+ *     worker.c    decode, prefix, wire dtype                                            (compute threads)
+ *     models.c    uploaded models, compiled prefixes                                    (helper thread)
+ *     runtime.c   owns it all: open, run, drain, close
+ *
+ * The loop's thread never computes and never waits for anything but its ring.
+ */
+#ifndef HAPI_RUNTIME_RUNTIME_H
+#define HAPI_RUNTIME_RUNTIME_H
+
+#include <stdatomic.h>
+
+#include "config.h"
+#include "control.h"
+#include "loop.h"
+#include "models.h"
+#include "pipeline.h"
+#include "pool.h"
+#include "store.h"
+#include "topology.h"
+#include "transport.h"
+
+/* Counters for STAT; loop's thread only. */
+struct hapi_counters {
+    uint64_t sessions, requests, parts, samples, bad_samples, wire_bytes, read_bytes, rejected;
+    uint64_t stage_ns[6]; /* of struct hapi_record */
+};
+
+/* A request in service: the decoded message and how far it has come. */
+struct hapi_service {
+    struct hapi_session *session;
+    struct hapi_service *next; /* in the session's queue, or its free list */
+    struct hapi_request req;   /* borrows from message */
+    const struct hapi_dataset *dataset;
+    struct hapi_prefix *prefix; /* NULL with cut none, or after a failure */
+    int64_t arrived_ns, deadline_ns;
+    int status;      /* not 0: ends with an error part */
+    uint32_t formed; /* samples given to micro-batches */
+    uint32_t unsent; /* micro-batches whose record is not on its way yet */
+    uint32_t refs;   /* micro-batches that point here */
+    uint32_t parts;
+    bool finished; /* its terminal record is on its way, or nobody waits for it any more */
+    int64_t object[HAPI_REQUEST_SAMPLES];          /* in the dataset; -1: not here */
+    uint64_t raw_offset[HAPI_REQUEST_SAMPLES + 1]; /* cut none: where each sample goes in the window */
+    struct hapi_req_object objects[HAPI_REQUEST_SAMPLES];
+    struct hapi_req_sample samples[HAPI_REQUEST_SAMPLES];
+    uint8_t message[HAPI_REQUEST_MAX];
+};
+
+struct hapi_session {
+    struct hapi_rt *rt;
+    struct hapi_session *next;
+    struct hapi_control *control; /* NULL once closed */
+    struct hapi_conn *conn;       /* NULL before and after */
+    uint8_t nonce[HAPI_NONCE_SIZE];
+    bool nonce_valid, uploading_busy;
+    uint64_t upload_id, upload_size, upload_at;
+    uint8_t upload_hash[HAPI_HASH_SIZE], *upload;
+    struct hapi_service *services, *free_services, *queue, **queue_tail;
+    uint32_t n_services, max_requests, in_service;
+};
+
+struct hapi_rt {
+    struct hapi_config cfg;
+    struct hapi_loop *loop;
+    struct hapi_topology *topology;
+    struct hapi_store *store;
+    struct hapi_slab slab;
+    struct hapi_fabric *fabric;
+    struct hapi_keys *keys;
+    struct hapi_control_listener *control;
+    struct hapi_listener *listener; /* opened for the first client that asks */
+    struct hapi_models *models;
+    struct hapi_pool *pool;
+    struct hapi_stage **stages; /* one a compute thread */
+    struct hapi_session *sessions;
+    struct hapi_session *turn; /* whose request is served next */
+    struct hapi_batch *batches, *free_batches;
+    uint8_t *frame, *scratch; /* HAPI_FRAME_MAX each: control replies are built here */
+    struct hapi_counters counters;
+    char host[HAPI_NAME_MAX + 1];
+    bool draining;
+    int64_t drain_deadline_ns;
+};
+
+/* runtime.c */
+int hapi_rt_open(struct hapi_rt **out, const struct hapi_config *cfg, struct hapi_err *err);
+uint16_t hapi_rt_port(const struct hapi_rt *rt);
+/* Until hapi_rt_drain() and the last request is answered. */
+int hapi_rt_run(struct hapi_rt *rt, struct hapi_err *err);
+void hapi_rt_drain(struct hapi_rt *rt); /* loop's thread: no new clients or requests, then stop */
+void hapi_rt_close(struct hapi_rt *rt);
+
+/* control.c: what a client says on its control channel */
+extern const struct hapi_control_handler hapi_session_control_handler;
+
+/* session.c: its data connection and its requests */
+extern const struct hapi_listener_handler hapi_session_data_handler;
+/* A prefix became ready or failed: requests that waited for it go on. arg: the struct hapi_rt. */
+void hapi_session_prefixes_changed(void *arg);
+/* Frees the sessions that neither connection, upload nor micro-batch refers to any more; called between the
+ * loop's rounds, when nobody holds a pointer to one. */
+void hapi_sessions_reap(struct hapi_rt *rt);
+void hapi_service_finish(struct hapi_service *v); /* out of the queue; reused once refs is 0 */
+
+/* sched.c */
+/* Gives free micro-batches to requests, in turn between sessions, until one of both runs out. */
+void hapi_sched_pump(struct hapi_rt *rt);
+
+#endif

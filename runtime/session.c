@@ -1,0 +1,232 @@
+/* The data side of a session: its connection and the requests that come over it. control.c has the rest. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "log.h"
+#include "runtime.h"
+
+/* ------------------------------------------------------------------ requests in service */
+
+static void queue_remove(struct hapi_session *s, struct hapi_service *v)
+{
+    for (struct hapi_service **p = &s->queue; *p; p = &(*p)->next)
+        if (*p == v) {
+            *p = v->next;
+            if (!v->next)
+                s->queue_tail = p;
+            return;
+        }
+}
+
+void hapi_service_finish(struct hapi_service *v)
+{
+    struct hapi_session *s = v->session;
+
+    if (!v->finished) {
+        v->finished = true;
+        queue_remove(s, v);
+        s->in_service--;
+    }
+    if (v->refs || !v->dataset)
+        return;
+    hapi_prefix_put(v->prefix);
+    v->prefix = NULL;
+    v->dataset = NULL;
+    v->next = s->free_services;
+    s->free_services = v;
+}
+
+/* Everything that can be wrong with it becomes its status: the client is told by its terminal record. */
+static int service_resolve(struct hapi_service *v)
+{
+    struct hapi_rt *rt = v->session->rt;
+    struct hapi_request *r = &v->req;
+    int why = 0;
+
+    for (uint32_t i = 0; i < r->n_objects; i++) {
+        char name[HAPI_NAME_MAX + 1];
+        memcpy(name, r->objects[i].name.s, r->objects[i].name.n);
+        name[r->objects[i].name.n] = '\0';
+        v->object[i] = hapi_dataset_object(v->dataset, name);
+    }
+    if (rt->draining)
+        return HAPI_ECLOSED;
+    if (!r->n_cut) {
+        uint64_t at = 0;
+        for (uint32_t i = 0; i < r->n_samples; i++) {
+            int64_t o = v->object[r->samples[i].object];
+            bool known = o >= 0 && r->samples[i].index < v->dataset->objects[o].n_samples;
+            v->raw_offset[i] = at;
+            at += known ? v->dataset->samples[v->dataset->objects[o].first_sample + r->samples[i].index].bytes
+                        : 0;
+        }
+        return at > r->windows[0].capacity ? HAPI_ETOOBIG : 0;
+    }
+    if (r->augment_seed)
+        return HAPI_EUNSUPPORTED;
+    v->prefix = hapi_prefix_get(rt->models, r, &why);
+    return v->prefix ? 0 : why;
+}
+
+static const char *dataset_resolve(struct hapi_service *v)
+{
+    char name[HAPI_NAME_MAX + 1];
+
+    memcpy(name, v->req.dataset.s, v->req.dataset.n);
+    name[v->req.dataset.n] = '\0';
+    v->dataset = hapi_store_find(v->session->rt->store, name);
+    return v->dataset ? NULL : "no such dataset";
+}
+
+/* What the prefix turned out to be must fit what the client offered; only known once it is compiled. */
+static void service_fit(struct hapi_service *v)
+{
+    struct hapi_prefix *p = v->prefix;
+
+    if (!p || p->state != HAPI_PREFIX_READY || v->status || v->formed)
+        return;
+    if (p->n_tensors != v->req.n_windows)
+        v->status = HAPI_EINVAL;
+    for (uint32_t i = 0; !v->status && i < p->n_tensors; i++)
+        if (v->req.windows[i].stride < p->row_bytes[i])
+            v->status = HAPI_ETOOBIG;
+}
+
+static void session_fail(struct hapi_session *s, const char *what, const struct hapi_err *why)
+{
+    char quoted[HAPI_ERR_TEXT];
+
+    s->rt->counters.rejected++;
+    hapi_log(HAPI_LOG_WARN, what, "peer=%s why=%s", s->control ? hapi_control_peer(s->control) : "?",
+             hapi_log_quote(quoted, sizeof quoted, why->text));
+    if (s->control) {
+        hapi_control_error(s->control, 0, why->code, why->text);
+        hapi_control_finish(s->control);
+    }
+    hapi_conn_close(s->conn);
+}
+
+static void data_recv(struct hapi_conn *c, const void *message, size_t n)
+{
+    struct hapi_session *s = hapi_conn_user(c);
+    struct hapi_service *v = s->free_services;
+    struct hapi_err err = {0};
+    const char *bad = NULL;
+
+    if (n > HAPI_REQUEST_MAX || !v || s->in_service >= s->max_requests) {
+        hapi_err_set(&err, HAPI_EPROTO, 0, "more than the %u requests that were granted", s->max_requests);
+        session_fail(s, "client breaks the protocol", &err);
+        return;
+    }
+    memcpy(v->message, message, n);
+    v->req.objects = v->objects;
+    v->req.samples = v->samples;
+    if (hapi_request_decode(&v->req, v->message, n, &err)) {
+        session_fail(s, "malformed request", &err);
+        return;
+    }
+    if ((bad = dataset_resolve(v))) {
+        hapi_err_set(&err, HAPI_ENOENT, 0, "%s: %.*s", bad, (int)v->req.dataset.n, v->req.dataset.s);
+        session_fail(s, "request refused", &err);
+        return;
+    }
+    s->free_services = v->next;
+    v->session = s;
+    v->prefix = NULL;
+    v->finished = false;
+    v->formed = v->unsent = v->refs = v->parts = 0;
+    v->arrived_ns = hapi_clock_ns();
+    v->deadline_ns = v->req.deadline_ms ? v->arrived_ns + v->req.deadline_ms * HAPI_NS_PER_MS : 0;
+    v->status = service_resolve(v);
+    v->next = NULL;
+    *s->queue_tail = v;
+    s->queue_tail = &v->next;
+    s->in_service++;
+    s->rt->counters.requests++;
+    service_fit(v);
+    hapi_sched_pump(s->rt);
+}
+
+void hapi_session_prefixes_changed(void *arg)
+{
+    struct hapi_rt *rt = arg;
+
+    for (struct hapi_session *s = rt->sessions; s; s = s->next)
+        for (struct hapi_service *v = s->queue; v; v = v->next) {
+            if (v->prefix && v->prefix->state == HAPI_PREFIX_FAILED && !v->formed && !v->status && s->control)
+                hapi_control_error(s->control, v->req.trace_id, v->prefix->err.code, v->prefix->err.text);
+            service_fit(v);
+        }
+    hapi_sched_pump(rt);
+}
+
+/* ------------------------------------------------------------------ the data connection */
+
+static void *data_admit(void *listener_user, const uint8_t nonce[HAPI_NONCE_SIZE])
+{
+    struct hapi_rt *rt = listener_user;
+
+    for (struct hapi_session *s = rt->sessions; s; s = s->next) {
+        unsigned differs = 0;
+        for (int i = 0; i < HAPI_NONCE_SIZE; i++) /* in constant time: it is a secret */
+            differs |= (unsigned)(s->nonce[i] ^ nonce[i]);
+        if (s->nonce_valid && s->control && !s->conn && !differs) {
+            s->nonce_valid = false;
+            return s;
+        }
+    }
+    return NULL;
+}
+
+static void data_accept(struct hapi_conn *c, void *user)
+{
+    struct hapi_session *s = user;
+    s->conn = c;
+}
+
+static void data_open(struct hapi_conn *c)
+{
+    struct hapi_session *s = hapi_conn_user(c);
+    hapi_log(HAPI_LOG_DEBUG, "data connection open", "peer=%s",
+             s->control ? hapi_control_peer(s->control) : "?");
+}
+
+static void data_close(struct hapi_conn *c, const struct hapi_err *why)
+{
+    struct hapi_session *s = hapi_conn_user(c);
+    char quoted[HAPI_ERR_TEXT];
+
+    hapi_log(HAPI_LOG_DEBUG, "data connection closed", "why=%s",
+             hapi_log_quote(quoted, sizeof quoted, why->text));
+    s->conn = NULL;
+    while (s->queue)
+        hapi_service_finish(s->queue);
+    hapi_batches_continue(s->rt, c); /* frees what was waiting to be sent */
+    hapi_sched_pump(s->rt);
+}
+
+const struct hapi_listener_handler hapi_session_data_handler = {
+    .admit = data_admit,
+    .conn = {.on_open = data_open, .on_recv = data_recv, .on_close = data_close},
+    .on_accept = data_accept,
+};
+
+void hapi_sessions_reap(struct hapi_rt *rt)
+{
+    for (struct hapi_session **p = &rt->sessions, *s; (s = *p);) {
+        bool busy = s->control || s->conn || s->uploading_busy;
+        for (uint32_t i = 0; !busy && i < s->n_services; i++)
+            busy = s->services[i].refs != 0;
+        if (busy) {
+            p = &s->next;
+            continue;
+        }
+        *p = s->next;
+        if (rt->turn == s)
+            rt->turn = s->next;
+        free(s->services);
+        free(s->upload);
+        free(s);
+    }
+}
