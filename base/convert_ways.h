@@ -1,0 +1,26 @@
+/*
+ * The ways that convert.c and crc32c.c choose from, one by one: tests compare them bit for bit. Private to
+ * base/ and its tests. Any thread.
+ */
+#ifndef HAPI_BASE_CONVERT_WAYS_H
+#define HAPI_BASE_CONVERT_WAYS_H
+
+#include <stdbool.h>
+
+#include "convert.h"
+#include "err.h"
+
+enum hapi_way { HAPI_WAY_SCALAR, HAPI_WAY_AVX2, HAPI_WAY_AVX512, HAPI_WAY_COUNT };
+
+/* Whether this CPU has it (AVX2 with F16C; AVX-512 F). */
+bool hapi_way_usable(enum hapi_way way);
+/* hapi_convert() by a usable way. */
+int hapi_convert_by(enum hapi_way way, void *dst, enum hapi_dtype dst_dtype, const void *src,
+                    enum hapi_dtype src_dtype, size_t n);
+
+/* hapi_crc32c() without the CPU's help, and with SSE4.2 and PCLMULQDQ where hapi_crc32c_hard_usable(). */
+uint32_t hapi_crc32c_soft(uint32_t crc, const void *data, size_t n);
+bool hapi_crc32c_hard_usable(void);
+uint32_t hapi_crc32c_hard(uint32_t crc, const void *data, size_t n);
+
+#endif

@@ -1,0 +1,280 @@
+#include <math.h>
+
+#include "check.h"
+#include "clock.h"
+#include "convert_ways.h"
+
+/* What the standard says a half is worth; the code under test does it with shifts. */
+static double half_value(uint16_t h)
+{
+    int e = h >> 10 & 31, m = h & 0x3ff;
+    double v = e == 31 ? (m ? NAN : INFINITY) : e ? ldexp(1024 + m, e - 25) : ldexp(m, -24);
+    return h & 0x8000 ? -v : v;
+}
+
+static uint32_t bits(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+
+static float value(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+enum { HALVES = 65536 };
+static uint16_t all[HALVES], back[HALVES];
+static float wide[HALVES];
+
+static void halves__all_65536__exact_and_round_trip(void)
+{
+    for (int w = 0; w < HAPI_WAY_COUNT; w++) {
+        if (!hapi_way_usable(w))
+            continue;
+        CHECK(!hapi_convert_by(w, wide, HAPI_F32, all, HAPI_F16, HALVES));
+        CHECK(!hapi_convert_by(w, back, HAPI_F16, wide, HAPI_F32, HALVES));
+        for (int i = 0; i < HALVES; i++) {
+            double want = half_value(all[i]);
+            if (isnan(want)) {
+                CHECKF(isnan(wide[i]) && bits(wide[i]) & 0x400000, "way %d half %04x", w, i);
+                CHECKF((back[i] & 0x7fff) > 0x7c00, "way %d half %04x came back as %04x", w, i, back[i]);
+            } else {
+                CHECKF((double)wide[i] == want && !signbit(wide[i]) == !signbit(want), "way %d half %04x", w,
+                       i);
+                CHECKF(back[i] == all[i], "way %d half %04x came back as %04x", w, i, back[i]);
+            }
+        }
+    }
+}
+
+static void bf16__all_65536__exact_and_round_trip(void)
+{
+    for (int w = 0; w < HAPI_WAY_COUNT; w++) {
+        if (!hapi_way_usable(w))
+            continue;
+        CHECK(!hapi_convert_by(w, wide, HAPI_F32, all, HAPI_BF16, HALVES));
+        CHECK(!hapi_convert_by(w, back, HAPI_BF16, wide, HAPI_F32, HALVES));
+        for (int i = 0; i < HALVES; i++) {
+            int nan = (i & 0x7fff) > 0x7f80;
+            CHECKF(bits(wide[i]) == (uint32_t)i << 16, "way %d bf16 %04x", w, i);
+            CHECKF(back[i] == (nan ? i | 0x40 : i), "way %d bf16 %04x came back as %04x", w, i, back[i]);
+        }
+    }
+}
+
+/* Nearest-even in doubles, by comparing the two neighbours: independent of the code under test. */
+static uint16_t nearest_half(float f)
+{
+    uint16_t sign = signbit(f) ? 0x8000 : 0;
+    double a = fabs((double)f);
+    int lo = 0, hi = 0x7c00; /* 0x7c00 stands for 65536 here, as if the exponent went on */
+
+    if (a >= 65536)
+        return sign | 0x7c00;
+    while (hi - lo > 1) {
+        int mid = (lo + hi) / 2;
+        *(half_value((uint16_t)mid) <= a ? &lo : &hi) = mid;
+    }
+    double down = a - half_value((uint16_t)lo), up = (hi == 0x7c00 ? 65536.0 : half_value((uint16_t)hi)) - a;
+    return sign | (uint16_t)(down < up || (down == up && !(lo & 1)) ? lo : hi);
+}
+
+static uint16_t nearest_bf16(float f)
+{
+    uint32_t u = bits(f), lo = u >> 16, hi = lo + 1;
+    double down = fabs((double)f) - fabs((double)value(lo << 16));
+    double up = ((hi & 0x7fff) == 0x7f80 ? 0x1p128 : fabs((double)value(hi << 16))) - fabs((double)f);
+    if (isinf(f))
+        return (uint16_t)lo;
+    return (uint16_t)(down < up || (down == up && !(lo & 1)) ? lo : hi);
+}
+
+static int nan_is_kept(uint16_t h, uint16_t b, uint32_t u)
+{
+    return (h & 0x7fff) > 0x7c00 && (b & 0x7fff) > 0x7f80 && h >> 15 == u >> 31 && b >> 15 == u >> 31;
+}
+
+/* Around every half and every bf16: the value, the ties to both sides, and one ulp beside each. */
+static size_t around(uint32_t *out, uint32_t i)
+{
+    static const int32_t near[] = {-1, 0, 1};
+    uint32_t half = bits((float)half_value((uint16_t)i));
+    uint32_t centre[] = {half, half + 0x1000, half - 0x1000, i << 16, (i << 16) + 0x8000, (i << 16) + 0x7f00};
+    size_t n = 0;
+
+    for (size_t c = 0; c < sizeof centre / sizeof *centre; c++)
+        for (size_t k = 0; k < 3; k++)
+            out[n++] = centre[c] + (uint32_t)near[k];
+    return n;
+}
+
+static void one_block(const uint32_t *u, size_t n)
+{
+    uint16_t h[3][64], b[3][64];
+
+    for (int w = 0; w < HAPI_WAY_COUNT; w++) {
+        if (!hapi_way_usable(w))
+            continue;
+        CHECK(!hapi_convert_by(w, h[w], HAPI_F16, u, HAPI_F32, n));
+        CHECK(!hapi_convert_by(w, b[w], HAPI_BF16, u, HAPI_F32, n));
+        CHECKF(!memcmp(h[w], h[0], 2 * n) && !memcmp(b[w], b[0], 2 * n), "way %d differs at %08x", w, u[0]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        float f = value(u[i]);
+        if (isnan(f)) {
+            CHECKF(nan_is_kept(h[0][i], b[0][i], u[i]), "%08x -> %04x %04x", u[i], h[0][i], b[0][i]);
+            continue;
+        }
+        CHECKF(h[0][i] == nearest_half(f), "%08x -> %04x, not %04x", u[i], h[0][i], nearest_half(f));
+        CHECKF(b[0][i] == nearest_bf16(f), "%08x -> %04x, not %04x", u[i], b[0][i], nearest_bf16(f));
+    }
+}
+
+static void f32__ties_and_neighbours_of_every_value__nearest_even_in_every_way(void)
+{
+    uint32_t u[64];
+
+    for (uint32_t i = 0; i < HALVES; i++)
+        one_block(u, around(u, i));
+}
+
+static void f32__a_step_through_all_bit_patterns__nearest_even_in_every_way(void)
+{
+    uint32_t u[64], at = 0, step = 20011; /* odd: low bits vary */
+
+    for (uint64_t seen = 0; seen < UINT32_MAX; seen += 64ull * step) {
+        for (int i = 0; i < 64; i++, at += step)
+            u[i] = at;
+        one_block(u, 64);
+    }
+}
+
+static void between_halves__all_65536__same_in_every_way_and_by_f32(void)
+{
+    static uint16_t direct[HALVES];
+    const enum hapi_dtype pair[2][2] = {{HAPI_F16, HAPI_BF16}, {HAPI_BF16, HAPI_F16}};
+
+    for (int p = 0; p < 2; p++) {
+        CHECK(!hapi_convert_by(HAPI_WAY_SCALAR, wide, HAPI_F32, all, pair[p][1], HALVES));
+        CHECK(!hapi_convert_by(HAPI_WAY_SCALAR, back, pair[p][0], wide, HAPI_F32, HALVES));
+        for (int w = 0; w < HAPI_WAY_COUNT; w++) {
+            if (!hapi_way_usable(w))
+                continue;
+            memset(direct, 0xa5, sizeof direct);
+            CHECK(!hapi_convert_by(w, direct, pair[p][0], all, pair[p][1], HALVES));
+            CHECKF(!memcmp(direct, back, sizeof back), "way %d pair %d", w, p);
+        }
+    }
+}
+
+static void any_length__every_way__writes_exactly_n(void)
+{
+    const enum hapi_dtype types[] = {HAPI_F32, HAPI_F16, HAPI_BF16};
+    unsigned char src[400], dst[400], want[400];
+
+    for (size_t i = 0; i < sizeof src; i++)
+        src[i] = (unsigned char)(i * 37 % 120); /* no NaN */
+    for (int d = 0; d < 3; d++)
+        for (int s = 0; s < 3; s++)
+            for (size_t n = 0; n < 70; n++)
+                for (int w = 0; w < HAPI_WAY_COUNT; w++) {
+                    if (!hapi_way_usable(w))
+                        continue;
+                    memset(dst, 0xee, sizeof dst);
+                    memset(want, 0xee, sizeof want);
+                    CHECK(!hapi_convert_by(w, dst, types[d], src, types[s], n));
+                    CHECK(!hapi_convert_by(HAPI_WAY_SCALAR, want, types[d], src, types[s], n));
+                    CHECKF(!memcmp(dst, want, sizeof dst), "way %d n %zu", w, n);
+                    CHECK(dst[n * hapi_dtype_size(types[d])] == 0xee);
+                }
+}
+
+static void other_dtypes__unsupported(void)
+{
+    char a[8] = {0}, b[8] = {0};
+    CHECK(hapi_convert(a, HAPI_F32, b, HAPI_I32, 1) == HAPI_EUNSUPPORTED);
+    CHECK(hapi_convert(a, HAPI_I8, b, HAPI_I8, 1) == HAPI_EUNSUPPORTED);
+    CHECK(hapi_convert(a, HAPI_F64, b, HAPI_F16, 1) == HAPI_EUNSUPPORTED);
+    CHECK(hapi_convert(a, HAPI_F32, a, HAPI_F32, 2) == HAPI_OK);
+}
+
+static void crc32c__known_answers_lengths_and_chains__equal_in_both_ways(void)
+{
+    enum { N = 40000 };
+    static uint8_t data[N];
+    uint32_t x = 1;
+
+    CHECK(hapi_crc32c(0, "123456789", 9) == 0xe3069283);
+    CHECK(hapi_crc32c_soft(0, "123456789", 9) == 0xe3069283);
+    memset(data, 0, 32);
+    CHECK(hapi_crc32c(0, data, 32) == 0x8a9136aa); /* RFC 3720, B.4 */
+    memset(data, 0xff, 32);
+    CHECK(hapi_crc32c(0, data, 32) == 0x62a8ab43);
+    CHECK(hapi_crc32c(7, data, 0) == 7);
+    for (size_t i = 0; i < N; i++)
+        data[i] = (uint8_t)((x = x * 1664525 + 1013904223) >> 24);
+    for (size_t n = 0; n < N; n += n < 2000 ? 1 : 977) {
+        uint32_t soft = hapi_crc32c_soft(n & 3 ? 0x12345678 : 0, data + n % 8, n - n % 8);
+        uint32_t any = hapi_crc32c(n & 3 ? 0x12345678 : 0, data + n % 8, n - n % 8);
+        CHECKF(soft == any, "n %zu", n);
+        CHECKF(hapi_crc32c(hapi_crc32c(0, data, n / 3), data + n / 3, n - n / 3) == hapi_crc32c(0, data, n),
+               "n %zu", n);
+    }
+}
+
+static void sha256__known_answer(void)
+{
+    static const uint8_t abc[4] = {0xba, 0x78, 0x16, 0xbf}, empty[4] = {0xe3, 0xb0, 0xc4, 0x42};
+    uint8_t out[32];
+    hapi_sha256(out, "abc", 3);
+    CHECK(!memcmp(out, abc, 4) && out[31] == 0xad);
+    hapi_sha256(out, "", 0);
+    CHECK(!memcmp(out, empty, 4) && out[31] == 0x55);
+}
+
+static void speed(void)
+{
+    enum { N = 1 << 20 };
+    static float f[N];
+    static uint16_t h[N];
+
+    for (int w = 0; w < HAPI_WAY_COUNT; w++) {
+        if (!hapi_way_usable(w))
+            continue;
+        int64_t t0 = hapi_clock_ns();
+        hapi_convert_by(w, h, HAPI_F16, f, HAPI_F32, N);
+        int64_t t1 = hapi_clock_ns();
+        hapi_convert_by(w, h, HAPI_BF16, f, HAPI_F32, N);
+        printf("way %d: f32->f16 %.2f ns, f32->bf16 %.2f ns an element\n", w, (double)(t1 - t0) / N,
+               (double)(hapi_clock_ns() - t1) / N);
+    }
+    int64_t t0 = hapi_clock_ns();
+    uint32_t a = hapi_crc32c(0, f, sizeof f);
+    int64_t t1 = hapi_clock_ns();
+    uint32_t b = hapi_crc32c_soft(0, f, sizeof f);
+    int64_t t2 = hapi_clock_ns();
+    printf("crc32c: %.1f GB/s, tables %.1f GB/s\n", sizeof f / (double)(t1 - t0),
+           sizeof f / (double)(t2 - t1));
+    CHECK(a == b);
+}
+
+int main(void)
+{
+    for (int i = 0; i < HALVES; i++)
+        all[i] = (uint16_t)i;
+    CASE(halves__all_65536__exact_and_round_trip);
+    CASE(bf16__all_65536__exact_and_round_trip);
+    CASE(f32__ties_and_neighbours_of_every_value__nearest_even_in_every_way);
+    CASE(f32__a_step_through_all_bit_patterns__nearest_even_in_every_way);
+    CASE(between_halves__all_65536__same_in_every_way_and_by_f32);
+    CASE(any_length__every_way__writes_exactly_n);
+    CASE(other_dtypes__unsupported);
+    CASE(crc32c__known_answers_lengths_and_chains__equal_in_both_ways);
+    CASE(sha256__known_answer);
+    CASE(speed);
+    return check_done();
+}
