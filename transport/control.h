@@ -1,7 +1,8 @@
 /*
  * The control channel: framed messages over TCP, TLS 1.3 with a pre-shared key when there is one.
  *
- *     listener ── accept (bounded, deadlines) ──> control ── TLS ──> hello both ways ──> on_open ── messages ──> on_close
+ *     listener ── accept (bounded, deadlines) ──> control ── TLS ──> hello both ways ──> on_open
+ *                                                  on_close <── messages ──┘
  *
  * Everything runs on the loop's thread and never blocks. Hello is exchanged inside: a peer that speaks
  * something else, another major version, or nothing within the deadline is told why (HAPI_MSG_ERROR where it
@@ -40,11 +41,11 @@ struct hapi_control_options {
     struct hapi_hello hello;      /* what we say */
     const struct hapi_keys *keys; /* NULL: plain TCP */
     int64_t handshake_ns;         /* deadline for TCP + TLS + hello; 0: 5 s */
-    int64_t silence_ns;           /* nothing from the peer for so long: HAPI_ETIMEDOUT; 0: 10 s. Heartbeats are
-                                     sent inside, at a third of it; on_message sees the peer's */
-    size_t send_max;              /* queued bytes per connection; 0: 4 MiB */
-    uint32_t max_pending;         /* peers before on_open; 0: 64 */
-    uint32_t max_open;            /* open connections of a listener; 0: 256 */
+    int64_t silence_ns;   /* nothing from the peer for so long: HAPI_ETIMEDOUT; 0: 10 s. Heartbeats are
+                             sent inside, at a third of it; on_message sees the peer's */
+    size_t send_max;      /* queued bytes per connection; 0: 4 MiB */
+    uint32_t max_pending; /* peers before on_open; 0: 64 */
+    uint32_t max_open;    /* open connections of a listener; 0: 256 */
 };
 
 /* Resolves host and binds. port 0: a free one. Errors: HAPI_EINVAL, HAPI_EBUSY naming the address in use. */
@@ -67,7 +68,8 @@ void *hapi_control_user(const struct hapi_control *c); /* of connect; for accept
 void hapi_control_user_set(struct hapi_control *c, void *user);
 const char *hapi_control_peer(const struct hapi_control *c);     /* "127.0.0.1:40112" */
 const char *hapi_control_identity(const struct hapi_control *c); /* PSK identity, or NULL without TLS */
-const char *hapi_control_local_host(const struct hapi_control *c); /* numeric address the peer reached us at */
+/* The numeric address at which the peer reached us. */
+const char *hapi_control_local_host(const struct hapi_control *c);
 
 /* Queues one frame. 0; HAPI_EBUSY: over send_max (wait for on_drained); HAPI_ECLOSED; HAPI_ETOOBIG. */
 int hapi_control_send(struct hapi_control *c, enum hapi_message type, const void *body, size_t n);

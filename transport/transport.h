@@ -29,11 +29,11 @@ struct hapi_listener;
 struct hapi_conn;
 
 struct hapi_fabric_options {
-    const char *device;   /* verbs: device name; NULL: the one that routes to the peer */
-    uint32_t max_recv;    /* receives posted per connection, each HAPI_REQUEST_MAX bytes; 0: 16 (node side) */
-    uint32_t max_ops;     /* writes and sends outstanding per connection; 0: 256 */
-    uint32_t max_imm;     /* immediates the peer may have outstanding (client side); 0: 1024 */
-    int ack_timeout;      /* verbs: RDMA_OPTION_ID_ACK_TIMEOUT; 0: 14 */
+    const char *device; /* verbs: device name; NULL: the one that routes to the peer */
+    uint32_t max_recv;  /* receives posted per connection, each HAPI_REQUEST_MAX bytes; 0: 16 (node side) */
+    uint32_t max_ops;   /* writes and sends outstanding per connection; 0: 256 */
+    uint32_t max_imm;   /* immediates the peer may have outstanding (client side); 0: 1024 */
+    int ack_timeout;    /* verbs: RDMA_OPTION_ID_ACK_TIMEOUT; 0: 14 */
 };
 
 /* An operation. The caller keeps it until on_done. status 0 or HAPI_E*; local completion: the memory may be
@@ -88,9 +88,9 @@ int hapi_conn_expose(struct hapi_conn *c, void *base, size_t n, uint64_t *key, u
                      struct hapi_err *err);
 
 /* Each: 0, and exactly one on_done later; or an error and none. HAPI_EBUSY: max_ops are outstanding.
- * Local memory of writes must lie in the fabric's slab. send copies nothing either; n <= HAPI_REQUEST_MAX, and its memory lies
- * in the slab or in memory given to hapi_conn_expose(), or n <= 256. op NULL for
- * a write: no on_done of its own; it is complete when a later op of the same connection is. */
+ * Local memory of writes must lie in the fabric's slab. send copies nothing either; n <= HAPI_REQUEST_MAX,
+ * and its memory lies in the slab or in memory given to hapi_conn_expose(), or n <= 256. op NULL for a write:
+ * no on_done of its own; it is complete when a later op of the same connection is. */
 int hapi_conn_write(struct hapi_conn *c, const void *local, size_t n, uint64_t remote, uint64_t key,
                     struct hapi_conn_op *op);
 int hapi_conn_write_imm(struct hapi_conn *c, const void *local, size_t n, uint64_t remote, uint64_t key,
