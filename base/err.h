@@ -30,7 +30,7 @@
     X(HAPI_ECANCELED, 17, "cancelled")                                                                       \
     X(HAPI_ETRANSPORT, 18, "transport failed")
 
-enum hapi_error {
+enum hapi_code {
     HAPI_OK = 0,
 #define X(name, value, text) name = -(value),
     HAPI_ERRORS(X)

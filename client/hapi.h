@@ -1,0 +1,111 @@
+/*
+ * libhapi: features at the freeze layer, computed near the data, in a seeded order.
+ *
+ * Simple:
+ *
+ *     struct hapi_loader_options o = {.model = "lite0.onnx", .nodes = "storage1:7471", .dataset = "train"};
+ *     struct hapi_loader *l;
+ *     struct hapi_batch_view b;
+ *     struct hapi_error e;
+ *     if (hapi_loader_open(&l, &o, &e)) die(e.text);
+ *     for (unsigned epoch = 0; epoch < 10; epoch++) {
+ *         if (hapi_loader_epoch(l, epoch, &e)) die(e.text);
+ *         while ((rc = hapi_loader_next(l, &b, &e)) == 1) {
+ *             train(b.features, b.labels, b.n);
+ *             hapi_loader_release(l, &b);
+ *         }
+ *         if (rc < 0) die(e.text);
+ *     }
+ *     hapi_loader_close(l);
+ *
+ * Where the network is split, which node served a sample and how large its micro-batch was do not change the
+ * features: the frozen prefix runs in inference mode.
+ *
+ * Threads: one thread makes all calls of a loader; the library has its own I/O and compute threads.
+ */
+#ifndef HAPI_H
+#define HAPI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct hapi_loader;
+
+struct hapi_error {
+    int code;       /* 0, or a negative HAPI_E* (docs/protocol.md lists them) */
+    char text[512]; /* for a person: which file, node or sample, why, what to do */
+};
+
+enum { HAPI_SKIP_BAD = 0, HAPI_FAIL_ON_BAD = 1 };
+
+/* Zero or NULL means the default, given in []. Strings are copied. */
+struct hapi_loader_options {
+    const char *model;           /* ONNX file (required) */
+    const char *transform;       /* JSON file [MODEL.transform.json beside the model] */
+    const char *nodes;           /* "HOST:PORT[,HOST:PORT...]" (required) */
+    const char *dataset;         /* its name on the nodes (required) */
+    const char *freeze;          /* cut id: tensor name, or names joined by "," [input of the last Gemm] */
+    const char *policy;          /* "freeze", "none" ["freeze"] */
+    const char *wire;            /* "f32", "f16", "bf16" ["f32"] */
+    const char *dtype;           /* compute on both tiers: "f32", "bf16" ["f32"] */
+    const char *backend;         /* of the compute tier: "onednn", "ref" ["onednn"] */
+    const char *transport;       /* "ofi", "verbs" ["ofi"] */
+    const char *key;             /* key file for TLS 1.3 [none] */
+    const char *device;          /* RDMA device [the one that routes to the node] */
+    uint32_t batch;              /* samples of a delivered batch [256] */
+    uint32_t depth;              /* batch buffers, those the caller holds included [4] */
+    uint32_t threads;            /* compute threads of this tier [one per core] */
+    uint64_t seed;               /* of the order */
+    int sequential;              /* 1: canonical order, no shuffle */
+    int on_bad;                  /* HAPI_SKIP_BAD, HAPI_FAIL_ON_BAD */
+    int checksum;                /* 1: CRC-32C of each micro-batch, checked before use */
+    uint32_t request_timeout_ms; /* silence after which a request is issued anew [30000] */
+};
+
+/* One batch. The memory is the loader's until hapi_loader_release(). */
+struct hapi_batch_view {
+    const float *features; /* (n, width), rows `stride` bytes apart */
+    size_t width, stride;
+    const uint32_t *labels;  /* (n): index into hapi_loader_class() */
+    const uint64_t *samples; /* (n): sample numbers in the dataset's canonical order */
+    uint32_t n;              /* samples delivered; bad ones are left out */
+    uint32_t n_bad;
+    uint64_t private_id;
+};
+
+struct hapi_loader_stats {
+    uint64_t wire_bytes; /* payload and records that arrived */
+    uint64_t requests, parts, bad, reissued;
+};
+
+/* Connects, reads the dataset's index, offers the prefix. Errors: HAPI_EINVAL (an option), HAPI_ENOENT (file,
+ * dataset, tensor), HAPI_EFORMAT and HAPI_EUNSUPPORTED (model), HAPI_ECLOSED and HAPI_ETIMEDOUT (node),
+ * HAPI_EVERSION, HAPI_EAUTH, HAPI_ENOMEM. */
+int hapi_loader_open(struct hapi_loader **out, const struct hapi_loader_options *options,
+                     struct hapi_error *err);
+void hapi_loader_close(struct hapi_loader *l);
+
+/* Starts an epoch; its order depends on (seed, epoch) only. HAPI_EBUSY while batches of the last one are held
+ * or not yet taken. */
+int hapi_loader_epoch(struct hapi_loader *l, uint32_t epoch, struct hapi_error *err);
+/* 1: *view filled. 0: the epoch is over. HAPI_EBUSY: every buffer is held by the caller (the text says how
+ * many). Other errors end the epoch: a bad sample with HAPI_FAIL_ON_BAD, no node left. */
+int hapi_loader_next(struct hapi_loader *l, struct hapi_batch_view *view, struct hapi_error *err);
+void hapi_loader_release(struct hapi_loader *l, const struct hapi_batch_view *view);
+
+uint64_t hapi_loader_samples(const struct hapi_loader *l);
+size_t hapi_loader_width(const struct hapi_loader *l); /* features of a sample */
+uint32_t hapi_loader_classes(const struct hapi_loader *l);
+const char *hapi_loader_class(const struct hapi_loader *l, uint32_t i);
+const char *hapi_loader_split(const struct hapi_loader *l); /* cut id, or "none" */
+struct hapi_loader_stats hapi_loader_stats_get(struct hapi_loader *l);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,509 @@
+/*
+ * Requests out, records in.
+ *
+ *     order ─> batch ─> requests of consecutive positions ─> a node ─> parts ─┬─> features are in place
+ * (direct) ^                                                           └─> suffix jobs ─> in place └── ranges
+ * whose node was lost are asked for again ─────────────────────────────┘
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "convert.h"
+#include "loader.h"
+#include "order.h"
+
+/* ------------------------------------------------------------------ batches */
+
+void fetch_epoch(struct hapi_loader *l)
+{
+    uint32_t n = l->catalog.n_samples;
+
+    if (l->o.sequential)
+        for (uint32_t i = 0; i < n; i++)
+            l->order[i] = i;
+    else
+        hapi_order_shuffle(l->order, n, l->o.seed, l->epoch);
+    l->next_position = 0;
+    l->filling = NULL;
+    l->epoch_asked = l->epoch;
+}
+
+/* A batch with positions left to ask for, or NULL when all buffers are in use or the epoch is asked for. */
+static struct batch *batch_filling(struct hapi_loader *l)
+{
+    struct batch *b = l->filling;
+
+    if (b && b->asked < b->n)
+        return b;
+    l->filling = NULL;
+    if (l->next_position == l->catalog.n_samples)
+        return NULL;
+    pthread_mutex_lock(&l->lock);
+    for (uint32_t i = 0; i < l->o.depth && !l->filling; i++)
+        if (l->batches[i].state == BATCH_FREE) {
+            l->filling = &l->batches[i];
+            l->filling->state = BATCH_FILLING;
+        }
+    pthread_mutex_unlock(&l->lock);
+    b = l->filling;
+    if (!b)
+        return NULL;
+    uint32_t rest = l->catalog.n_samples - l->next_position;
+    b->sequence = l->next_sequence++;
+    b->first = l->next_position;
+    b->n = b->left = rest < l->o.batch ? rest : l->o.batch;
+    b->asked = b->delivered = b->bad = 0;
+    memset(b->done, 0, b->n);
+    for (uint32_t i = 0; i < b->n; i++)
+        b->samples[i] = l->order[b->first + i];
+    l->next_position += b->n;
+    return b;
+}
+
+/* Moves the good rows together: bad samples are left out of what is delivered. */
+static void batch_compact(struct hapi_loader *l, struct batch *b)
+{
+    uint32_t to = 0;
+
+    for (uint32_t i = 0; i < b->n; i++) {
+        if (b->done[i] < 0)
+            continue;
+        if (to != i) {
+            memcpy(b->features + to * l->row_bytes, b->features + i * l->row_bytes, l->row_bytes);
+            b->labels[to] = b->labels[i];
+            b->samples[to] = b->samples[i];
+        }
+        to++;
+    }
+    b->bad = b->n - to;
+    b->delivered = to;
+}
+
+static void sample_fail(struct request *r, uint32_t i, int status)
+{
+    struct hapi_loader *l = r->node->l;
+    uint32_t sample = (uint32_t)r->batch->samples[r->at + i];
+    const struct hapi_catalog_object *o = &l->catalog.objects[l->catalog.sample_object[sample]];
+    struct hapi_err err = {0};
+
+    atomic_fetch_add(&l->n_bad, 1);
+    hapi_err_set(&err, status, 0,
+                 "sample %u of object %s in dataset %s on %s: %s (--on-bad skip leaves it out)",
+                 sample - o->first_sample, o->name, l->o.dataset, r->node->name, hapi_err_meaning(status));
+    if (l->o.on_bad == HAPI_FAIL_ON_BAD)
+        loader_fail(l, &err);
+}
+
+void fetch_samples_done(struct request *r, uint32_t first, uint32_t count, const struct hapi_image *images)
+{
+    struct hapi_loader *l = r->node->l;
+    struct batch *b = r->batch;
+
+    for (uint32_t i = 0; i < count; i++) {
+        int8_t *done = &b->done[r->at + first + i];
+        int status = images ? images[i].status : 0;
+        if (*done)
+            continue; /* asked for twice, came twice: the bits are the same */
+        *done = status ? -1 : 1;
+        if (status)
+            sample_fail(r, first + i, status);
+        b->left--;
+    }
+    if (b->left)
+        return;
+    batch_compact(l, b);
+    pthread_mutex_lock(&l->lock);
+    b->state = BATCH_READY;
+    pthread_cond_broadcast(&l->changed);
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* ------------------------------------------------------------------ requests out */
+
+static bool node_has(const struct loader_node *n, uint64_t sample)
+{
+    const struct hapi_catalog *c = &n->l->catalog;
+    return c->objects[c->sample_object[sample]].nodes >> n->number & 1;
+}
+
+static struct request *request_free(struct loader_node *n)
+{
+    if (n->state != NODE_UP || n->in_flight >= n->max_requests)
+        return NULL;
+    for (int i = 0; i < NODE_REQUESTS; i++)
+        if (!n->requests[i].active && !n->requests[i].sending)
+            return &n->requests[i];
+    return NULL;
+}
+
+/* A node with room that has the sample, in turn. *anywhere: whether any living node has it. */
+static struct request *request_for(struct hapi_loader *l, uint64_t sample, bool *anywhere)
+{
+    struct request *r = NULL;
+
+    *anywhere = false;
+    for (uint32_t i = 0; i < l->n_nodes; i++) {
+        struct loader_node *n = &l->nodes[(l->turn + i) % l->n_nodes];
+        if (n->state == NODE_DEAD || !node_has(n, sample))
+            continue;
+        *anywhere = true;
+        if (!r && (r = request_free(n)))
+            l->turn = n->number + 1;
+    }
+    return r;
+}
+
+/* How many samples from position `at` on go into one request: consecutive, on that node, within the slot. */
+static uint32_t request_extent(const struct hapi_loader *l, const struct request *r, const struct batch *b,
+                               uint32_t at, uint32_t most)
+{
+    uint64_t bytes = 0;
+    uint32_t n;
+
+    for (n = 0; n < most && n < REQUEST_SAMPLES && !b->done[at + n]; n++) {
+        uint32_t sample = (uint32_t)b->samples[at + n];
+        const struct hapi_catalog_object *o = &l->catalog.objects[l->catalog.sample_object[sample]];
+        bytes += o->sample_bytes[sample - o->first_sample];
+        if (n && (!node_has(r->node, sample) || (!l->pushdown && bytes > l->slot_bytes)))
+            break;
+    }
+    return n;
+}
+
+static uint64_t remote(const struct loader_node *n, const void *p)
+{
+    return n->remote_base + (uint64_t)((const uint8_t *)p - n->l->exposed.base);
+}
+
+static void request_samples(struct request *r)
+{
+    struct hapi_loader *l = r->node->l;
+    struct hapi_request *q = &r->req;
+
+    q->n_objects = 0;
+    q->n_samples = r->n;
+    for (uint32_t i = 0; i < r->n; i++) {
+        uint32_t sample = (uint32_t)r->batch->samples[r->at + i], k = 0;
+        const struct hapi_catalog_object *o = &l->catalog.objects[l->catalog.sample_object[sample]];
+        while (k < q->n_objects && r->objects[k].name.s != o->name)
+            k++;
+        if (k == q->n_objects)
+            r->objects[q->n_objects++] = (struct hapi_req_object){
+                .name = {o->name, (uint32_t)strlen(o->name)},
+                .digest = o->digest,
+            };
+        r->samples[i] = (struct hapi_req_sample){(uint16_t)k, sample - o->first_sample};
+    }
+}
+
+static void cut_names(struct hapi_request *q, const struct hapi_cut *cut)
+{
+    q->n_cut = cut->n_tensors;
+    for (uint32_t i = 0; i < cut->n_tensors; i++)
+        q->cut[i] = (struct hapi_str){cut->tensors[i].name, (uint32_t)strlen(cut->tensors[i].name)};
+}
+
+static void request_fill(struct request *r)
+{
+    struct hapi_loader *l = r->node->l;
+    struct hapi_request *q = &r->req;
+    uint8_t *to = l->direct ? r->batch->features + r->at * l->row_bytes : r->slot;
+
+    *q = (struct hapi_request){
+        .index = r->index,
+        .trace_id = r->generation,
+        .dataset = {l->o.dataset, (uint32_t)strlen(l->o.dataset)},
+        .epoch = l->epoch_asked,
+        .max_parts = r->n,
+        .deadline_ms = l->o.request_timeout_ms,
+        .flags = l->o.checksum ? HAPI_REQ_CHECKSUM : 0,
+        .n_windows = 1,
+        .record_key = r->node->key,
+        .record_base = remote(r->node, r->records),
+        .record_bytes = r->n * l->record_slot,
+        .objects = r->objects,
+        .samples = r->samples,
+    };
+    q->windows[0] = (struct hapi_window_ref){
+        .key = r->node->key,
+        .base = remote(r->node, to),
+        .stride = l->pushdown ? l->wire_row : 0,
+        .capacity = l->pushdown ? r->n * l->wire_row : l->slot_bytes,
+    };
+    if (l->pushdown) {
+        memcpy(q->model_hash, l->offer_hash, HAPI_HASH_SIZE);
+        cut_names(q, l->freeze);
+        q->transform = (struct hapi_str){l->transform_text, (uint32_t)strlen(l->transform_text)};
+        q->compute_dtype = l->dtype;
+        q->wire_dtype = l->wire;
+        q->layout = HAPI_LAYOUT_NHWC;
+    }
+    request_samples(r);
+}
+
+static void request_sent(struct hapi_conn *c, struct hapi_conn_op *op, int status)
+{
+    struct request *r = (struct request *)((char *)op - offsetof(struct request, op));
+    (void)c;
+    (void)status; /* a failed send is followed by on_close, which issues the request anew */
+    r->sending = false;
+    fetch_pump(r->node->l);
+}
+
+static int request_issue(struct request *r, struct batch *b, uint32_t at, uint32_t n, struct hapi_err *err)
+{
+    struct hapi_loader *l = r->node->l;
+
+    r->batch = b;
+    r->at = at;
+    r->n = n;
+    r->terminal = r->lost = false;
+    r->parts = r->jobs = 0;
+    r->generation = ++l->generation;
+    r->deadline_ns = hapi_clock_ns() + (l->o.request_timeout_ms + 2000) * HAPI_NS_PER_MS;
+    memset(r->seen, 0, sizeof r->seen);
+    request_fill(r);
+    int bytes = hapi_request_encode(&r->req, r->message, HAPI_REQUEST_MAX);
+    if (bytes < 0)
+        return hapi_err_set(err, bytes, 0, "a request of %u samples cannot be encoded: %s", n,
+                            hapi_err_meaning(bytes));
+    r->op.on_done = request_sent;
+    int rc = hapi_conn_grant(r->node->conn, n);
+    if (!rc)
+        rc = hapi_conn_send(r->node->conn, r->message, (size_t)bytes, &r->op);
+    if (rc)
+        return hapi_err_set(err, rc, 0, "cannot send a request: %s", hapi_err_meaning(rc));
+    r->active = r->sending = true;
+    r->node->in_flight++;
+    atomic_fetch_add(&l->n_requests, 1);
+    return 0;
+}
+
+/* One request for positions [at, at+most) of b; returns how many it covers, 0 when nobody has room. */
+static uint32_t ask(struct hapi_loader *l, struct batch *b, uint32_t at, uint32_t most)
+{
+    struct hapi_err err = {0};
+    bool anywhere;
+
+    struct request *r = request_for(l, b->samples[at], &anywhere);
+    if (!anywhere) {
+        const char *name = l->catalog.objects[l->catalog.sample_object[b->samples[at]]].name;
+        const struct loader_node *n = &l->nodes[0];
+        for (uint32_t i = 0; i < l->n_nodes; i++)
+            n = l->nodes[i].state == NODE_DEAD ? &l->nodes[i] : n;
+        hapi_err_set(&err, HAPI_ECLOSED, 0, "no node left that has object %s of dataset %s: %.300s", name,
+                     l->o.dataset, n->last.text);
+        loader_fail(l, &err);
+    }
+    if (!r)
+        return 0;
+    uint32_t n = request_extent(l, r, b, at, most);
+    if (request_issue(r, b, at, n, &err)) {
+        node_break(r->node, err.code, err.text);
+        return 0;
+    }
+    return n;
+}
+
+void fetch_pump(struct hapi_loader *l)
+{
+    struct batch *b;
+    uint32_t n;
+
+    if (!l->ready || l->failure.set)
+        return;
+    while (l->n_again) {
+        struct range *g = &l->again[l->n_again - 1];
+        while (g->n && g->batch->done[g->at])
+            g->at++, g->n--;
+        n = g->n ? ask(l, g->batch, g->at, g->n) : 0;
+        if (g->n && !n)
+            return;
+        g->at += n;
+        g->n -= n;
+        if (!g->n)
+            l->n_again--;
+    }
+    while ((b = batch_filling(l))) {
+        n = ask(l, b, b->asked, b->n - b->asked);
+        if (!n)
+            return;
+        b->asked += n;
+    }
+}
+
+/* ------------------------------------------------------------------ records in */
+
+static int part_take(struct request *r, uint32_t part, struct hapi_err *err)
+{
+    struct hapi_loader *l = r->node->l;
+    const uint8_t *at = r->records + part * l->record_slot;
+    struct hapi_record *record = r->record;
+
+    /* Checked in our own copy: what a node can still write is checked in vain. */
+    memcpy(record, at, l->record_slot);
+    int rc =
+        hapi_record_check(record, l->record_slot, &r->req, l->catalog.n_node_classes[r->node->number], err);
+    if (rc)
+        return rc;
+    if (record->generation != r->generation || record->part != part || record->request != r->index)
+        return hapi_err_set(err, HAPI_EPROTO, 0, "the record of part %u is stale", part);
+    for (uint32_t i = 0; i < record->count; i++) {
+        if (r->seen[record->first + i])
+            return hapi_err_set(err, HAPI_EPROTO, 0, "sample %u of a request came twice", record->first + i);
+        r->seen[record->first + i] = true;
+    }
+    atomic_fetch_add(&l->wire_bytes, record->size);
+    return 0;
+}
+
+static int part_checksum(struct request *r, struct hapi_err *err)
+{
+    struct hapi_loader *l = r->node->l;
+    const struct hapi_record *record = r->record;
+    const uint8_t *base = l->direct ? r->batch->features + r->at * l->row_bytes : r->slot;
+    uint32_t crc = 0;
+
+    if (!(record->flags & HAPI_RECORD_CHECKSUM))
+        return hapi_err_set(err, HAPI_EPROTO, 0, "a part came without the checksum that was asked for");
+    for (uint32_t i = 0; i < record->count; i++)
+        if (!record->samples[i].status)
+            crc = hapi_crc32c(crc, base + record->samples[i].offset, record->samples[i].bytes);
+    return crc == record->crc32c
+               ? 0
+               : hapi_err_set(err, HAPI_ECORRUPT, 0, "the checksum of a micro-batch differs");
+}
+
+static int part_samples(struct request *r, struct hapi_err *err)
+{
+    struct hapi_loader *l = r->node->l;
+    const struct hapi_record *record = r->record;
+    struct hapi_image images[REQUEST_SAMPLES];
+    int rc = l->o.checksum && record->count ? part_checksum(r, err) : 0;
+
+    if (rc)
+        return rc;
+    for (uint32_t i = 0; i < record->count; i++) {
+        const struct hapi_record_sample *s = &record->samples[i];
+        images[i].status = s->status;
+        if (s->status)
+            continue;
+        r->batch->labels[r->at + record->first + i] = l->catalog.node_class_map[r->node->number][s->label];
+        atomic_fetch_add(&l->wire_bytes, s->bytes);
+    }
+    if (l->direct)
+        fetch_samples_done(r, record->first, record->count, images);
+    else if (record->count)
+        suffix_submit(r, record->first, record->count);
+    return 0;
+}
+
+static void again_add(struct hapi_loader *l, struct request *r)
+{
+    struct hapi_err err = {0};
+
+    if (l->n_again == l->max_again) {
+        hapi_err_set(&err, HAPI_ETOOBIG, 0, "too many requests lost at once");
+        loader_fail(l, &err);
+        return;
+    }
+    l->again[l->n_again++] = (struct range){r->batch, r->at, r->n};
+    atomic_fetch_add(&l->n_reissued, 1);
+}
+
+void fetch_request_settle(struct request *r)
+{
+    struct hapi_loader *l = r->node->l;
+
+    if (!r->active || !r->terminal || r->jobs)
+        return;
+    r->active = false;
+    r->node->in_flight--;
+    if (r->lost && !l->failure.set)
+        again_add(l, r);
+    else
+        r->node->attempts = 0;
+    fetch_pump(l);
+}
+
+/* The node says that the request failed as a whole. */
+static void part_failed(struct request *r)
+{
+    struct hapi_loader *l = r->node->l;
+    struct hapi_err err = {0};
+
+    hapi_err_set(&err, r->record->status, 0, "%s refuses a request: %.400s", r->node->name,
+                 r->node->last.text[0] ? r->node->last.text : hapi_err_meaning(r->record->status));
+    loader_fail(l, &err);
+}
+
+static bool all_seen(const struct request *r)
+{
+    for (uint32_t i = 0; i < r->n; i++)
+        if (!r->seen[i])
+            return false;
+    return true;
+}
+
+void fetch_imm(struct loader_node *n, uint32_t imm)
+{
+    uint32_t index = imm >> 16, part = imm & 0xffff;
+    struct hapi_err err = {0};
+
+    struct request *r = index < NODE_REQUESTS ? &n->requests[index] : NULL;
+    if (!r || !r->active || r->terminal || part != r->parts || part >= r->n) {
+        node_break(n, HAPI_EPROTO, "an immediate that answers no request");
+        return;
+    }
+    r->parts++;
+    atomic_fetch_add(&n->l->n_parts, 1);
+    int rc = part_take(r, part, &err);
+    if (!rc && !r->record->status)
+        rc = part_samples(r, &err);
+    if (rc) {
+        node_break(n, err.code, err.text);
+        return;
+    }
+    if (r->record->status)
+        part_failed(r);
+    if (!(r->record->flags & HAPI_RECORD_TERMINAL))
+        return;
+    if (!r->record->status && !all_seen(r)) {
+        node_break(n, HAPI_EPROTO, "a request ended with samples missing");
+        return;
+    }
+    r->terminal = true;
+    fetch_request_settle(r);
+}
+
+/* ------------------------------------------------------------------ loss */
+
+void fetch_lost(struct loader_node *n)
+{
+    for (int i = 0; i < NODE_REQUESTS; i++) {
+        struct request *r = &n->requests[i];
+        if (!r->active)
+            continue;
+        /* With its last record here all samples are on their way: only the others are asked for anew, and not
+         * before the suffix jobs are done that write to the same places. */
+        r->lost = !r->terminal;
+        r->terminal = true;
+        fetch_request_settle(r);
+    }
+    fetch_pump(n->l);
+}
+
+void fetch_timeouts(struct hapi_loader *l)
+{
+    int64_t now = hapi_clock_ns();
+
+    for (uint32_t i = 0; i < l->n_nodes; i++)
+        for (int k = 0; k < NODE_REQUESTS; k++) {
+            struct request *r = &l->nodes[i].requests[k];
+            if (r->active && !r->terminal && now > r->deadline_ns && l->nodes[i].state == NODE_UP) {
+                node_break(&l->nodes[i], HAPI_ETIMEDOUT, "a request was not answered in time");
+                break;
+            }
+        }
+}
