@@ -1,0 +1,1 @@
+"""What runs before the C programs: model export and data preparation."""
