@@ -24,7 +24,7 @@ struct hapi_control_listener;
 
 /* A key file: lines "identity:hex" (>= 16 bytes of key; # starts a comment). The client uses the first line,
  * a node accepts any. Readable by its owner only, or it is refused. */
-struct hapi_keys;
+struct hapi_keys; /* must outlive the listeners and connections that were given it */
 int hapi_keys_load(struct hapi_keys **out, const char *path, struct hapi_err *err);
 void hapi_keys_free(struct hapi_keys *k);
 
@@ -38,12 +38,12 @@ struct hapi_control_handler {
 };
 
 struct hapi_control_options {
-    struct hapi_hello hello;      /* what we say */
+    struct hapi_hello hello;      /* what we say; copied. versions 0: ours; heartbeat_ms is filled in */
     const struct hapi_keys *keys; /* NULL: plain TCP */
     int64_t handshake_ns;         /* deadline for TCP + TLS + hello; 0: 5 s */
     int64_t silence_ns;   /* nothing from the peer for so long: HAPI_ETIMEDOUT; 0: 10 s. Heartbeats are
                              sent inside, at a third of it; on_message sees the peer's */
-    size_t send_max;      /* queued bytes per connection; 0: 4 MiB */
+    size_t send_max;      /* queued bytes per connection; 0: 4 MiB; at least one frame of HAPI_FRAME_MAX */
     uint32_t max_pending; /* peers before on_open; 0: 64 */
     uint32_t max_open;    /* open connections of a listener; 0: 256 */
 };
@@ -60,7 +60,7 @@ void *hapi_control_listener_user(const struct hapi_control *c);    /* `user` of 
 int hapi_control_connect(struct hapi_control **out, struct hapi_loop *loop, const char *host, uint16_t port,
                          const struct hapi_control_options *opt, const struct hapi_control_handler *handler,
                          void *user, struct hapi_err *err);
-void hapi_control_close(struct hapi_control *c);
+void hapi_control_close(struct hapi_control *c); /* NULL is allowed */
 /* Sends what is queued (at most 1 s), then closes. */
 void hapi_control_finish(struct hapi_control *c);
 
@@ -73,6 +73,8 @@ const char *hapi_control_local_host(const struct hapi_control *c);
 
 /* Queues one frame. 0; HAPI_EBUSY: over send_max (wait for on_drained); HAPI_ECLOSED; HAPI_ETOOBIG. */
 int hapi_control_send(struct hapi_control *c, enum hapi_message type, const void *body, size_t n);
+/* What heartbeats say of this side's queue from now on. */
+void hapi_control_load_set(struct hapi_control *c, uint64_t queued, uint64_t running);
 /* hapi_msg_error_encode + send. */
 int hapi_control_error(struct hapi_control *c, uint64_t id, int code, const char *text);
 
