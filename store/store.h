@@ -58,7 +58,8 @@ struct hapi_dataset {
     const struct hapi_object_info *objects;
     const struct hapi_sample_info *samples;
     const char *const *classes;
-    const char *const *problems; /* what indexing skipped, one text each (a truncated tar, a .jpg without .cls) */
+    const char *const
+        *problems; /* what indexing skipped, one text each (a truncated tar, a .jpg without .cls) */
     uint32_t n_problems;
 };
 
@@ -88,16 +89,16 @@ struct hapi_read {
     uint32_t object;
     uint64_t offset;
     uint32_t bytes;
-    void *buf;       /* capacity >= hapi_read_capacity(bytes); best inside the registered slab */
+    void *buf; /* capacity >= hapi_read_capacity(bytes); best inside the registered slab */
     size_t capacity;
-    struct hapi_version expect;            /* size 0: any; else HAPI_ESTALE when the object differs */
-    const uint8_t *expect_digest;          /* NULL: any; else HAPI_ESTALE when the indexed digest differs */
-    void (*done)(struct hapi_read *r);     /* exactly once, from the loop, never from inside submit */
+    struct hapi_version expect;        /* size 0: any; else HAPI_ESTALE when the object differs */
+    const uint8_t *expect_digest;      /* NULL: any; else HAPI_ESTALE when the indexed digest differs */
+    void (*done)(struct hapi_read *r); /* exactly once, from the loop, never from inside submit */
     void *user;
     /* results */
-    int status;      /* 0, HAPI_ENOENT, HAPI_ESTALE, HAPI_ESYS, HAPI_ETOOBIG */
-    long sys;        /* errno */
-    uint8_t *data;   /* the first wanted byte: inside buf, after O_DIRECT's leading slack */
+    int status;    /* 0, HAPI_ENOENT, HAPI_ESTALE, HAPI_ESYS, HAPI_ETOOBIG */
+    long sys;      /* errno */
+    uint8_t *data; /* the first wanted byte: inside buf, after O_DIRECT's leading slack */
     /* private */
     void *priv;
 };
