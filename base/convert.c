@@ -5,6 +5,7 @@
 #include "convert_ways.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #define AVX2_FN __attribute__((target("avx2,f16c")))
 #define AVX512_FN __attribute__((target("avx512f,avx2,f16c")))
@@ -227,11 +228,20 @@ AVX512_FN static void convert_avx512(enum pair pair, void *dst, const void *src,
 
 #endif
 
+#if defined(__x86_64__)
+/* clang 14 has no name for it in __builtin_cpu_supports(). That AVX2 is there says that the OS saves YMM. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 bool hapi_way_usable(enum hapi_way way)
 {
 #if defined(__x86_64__)
     if (way == HAPI_WAY_AVX2)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+        return __builtin_cpu_supports("avx2") && has_f16c();
     if (way == HAPI_WAY_AVX512)
         return hapi_way_usable(HAPI_WAY_AVX2) && __builtin_cpu_supports("avx512f");
 #endif
@@ -278,8 +288,14 @@ int hapi_convert_by(enum hapi_way way, void *dst, enum hapi_dtype dst_dtype, con
 
 int hapi_convert(void *dst, enum hapi_dtype dst_dtype, const void *src, enum hapi_dtype src_dtype, size_t n)
 {
-    enum hapi_way way = hapi_way_usable(HAPI_WAY_AVX512) ? HAPI_WAY_AVX512
-                        : hapi_way_usable(HAPI_WAY_AVX2) ? HAPI_WAY_AVX2
-                                                         : HAPI_WAY_SCALAR;
-    return hapi_convert_by(way, dst, dst_dtype, src, src_dtype, n);
+    static _Atomic int chosen = -1; /* cpuid is slow in virtual machines; all threads choose the same */
+    int way = chosen;
+
+    if (way < 0) {
+        way = hapi_way_usable(HAPI_WAY_AVX512) ? HAPI_WAY_AVX512
+              : hapi_way_usable(HAPI_WAY_AVX2) ? HAPI_WAY_AVX2
+                                               : HAPI_WAY_SCALAR;
+        chosen = way;
+    }
+    return hapi_convert_by((enum hapi_way)way, dst, dst_dtype, src, src_dtype, n);
 }
