@@ -1,0 +1,539 @@
+/*
+ * Where a network can be split. In topological order a value is alive from its producer to its last reader;
+ * when exactly one value is alive after a node, every path from the inputs to the outputs passes through it:
+ * all that is not before it is after it, and an edge around it would keep another value alive. So one sweep
+ * finds all cuts of one tensor.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "model.h"
+
+enum { TENSORS_MAX = 64, FOUND_MAX = 4096, DISTANCE_MAX = 128, CANDIDATES_MAX = 4096 };
+
+struct hapi_cuts {
+    struct hapi_graph *g; /* the whole, at batch 1; names in it are the model's */
+    struct hapi_arena *arena;
+    struct hapi_cut *list;
+    size_t n;
+    struct hapi_cut *found[FOUND_MAX]; /* by hapi_model_cut_find(), beyond the listing */
+    size_t n_found;
+    const struct hapi_cut *standard;
+};
+
+void hapi_cuts_free(struct hapi_cuts *c)
+{
+    if (!c)
+        return;
+    hapi_graph_free(c->g);
+    hapi_arena_free(c->arena);
+    free(c);
+}
+
+static int no_memory(struct hapi_err *err)
+{
+    return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for the list of cuts");
+}
+
+/* ------------------------------------------------------------------ names */
+
+/* Levenshtein's distance; both at most DISTANCE_MAX bytes. */
+static size_t distance(const char *a, size_t n, const char *b, size_t m)
+{
+    size_t row[DISTANCE_MAX + 1];
+
+    for (size_t j = 0; j <= m; j++)
+        row[j] = j;
+    for (size_t i = 1; i <= n; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= m; j++) {
+            size_t best = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            if (row[j] + 1 < best)
+                best = row[j] + 1;
+            if (row[j - 1] + 1 < best)
+                best = row[j - 1] + 1;
+            row[j] = best;
+        }
+    }
+    return row[m];
+}
+
+/* The output of a node, or the input, that is spelt most like it; NULL when it is too long to be compared. */
+static const char *nearest(const struct hapi_onnx *o, const char *name, size_t n)
+{
+    size_t best = SIZE_MAX, tried = 0;
+    const char *found = NULL;
+
+    for (size_t i = 0; i < o->n_values && n <= DISTANCE_MAX && tried < CANDIDATES_MAX; i++) {
+        size_t m = strlen(o->values[i].name), d;
+        if (o->values[i].tensor >= 0 || m > DISTANCE_MAX)
+            continue;
+        tried++;
+        d = distance(name, n, o->values[i].name, m);
+        if (d < best) {
+            best = d;
+            found = o->values[i].name;
+        }
+    }
+    return found;
+}
+
+static int no_such_tensor(const struct hapi_model *m, const char *name, size_t n, struct hapi_err *err)
+{
+    const char *near = nearest(&m->onnx, name, n);
+
+    return hapi_err_set(err, HAPI_ENOENT, 0, "no tensor \"%.*s\"%s%.150s%s", (int)(n < 150 ? n : 150), name,
+                        near ? " (nearest: \"" : "", near ? near : "", near ? "\")" : "");
+}
+
+static void sort_values(const struct hapi_onnx *o, int *v, size_t n)
+{
+    for (size_t i = 1; i < n; i++)
+        for (size_t k = i; k > 0 && strcmp(o->values[v[k - 1]].name, o->values[v[k]].name) > 0; k--) {
+            int t = v[k];
+            v[k] = v[k - 1];
+            v[k - 1] = t;
+        }
+}
+
+int hapi_model_values(const struct hapi_model *m, const char *id, int **out, size_t *n, struct hapi_err *err)
+{
+    const struct hapi_onnx *o = &m->onnx;
+    int values[TENSORS_MAX], whole = hapi_onnx_find(o, id, strlen(id));
+    size_t count = 0, k;
+
+    for (const char *s = id;; s += k + 1) {
+        k = whole >= 0 ? strlen(s) : strcspn(s, ","); /* one name may hold a comma itself */
+        if (count == TENSORS_MAX)
+            return hapi_err_set(err, HAPI_EINVAL, 0, "a cut of more than %d tensors", TENSORS_MAX);
+        values[count] = hapi_onnx_find(o, s, k);
+        if (values[count++] < 0)
+            return no_such_tensor(m, s, k, err);
+        if (!s[k])
+            break;
+    }
+    sort_values(o, values, count);
+    for (size_t i = 1; i < count; i++)
+        if (values[i] == values[i - 1])
+            return hapi_err_set(err, HAPI_EINVAL, 0, "tensor \"%.200s\" twice", o->values[values[i]].name);
+    *out = malloc(count * sizeof **out);
+    if (!*out)
+        return no_memory(err);
+    memcpy(*out, values, count * sizeof *values);
+    *n = count;
+    return 0;
+}
+
+/* ------------------------------------------------------------------ one cut */
+
+static uint64_t count_of(const struct hapi_value *v)
+{
+    int64_t n = 0;
+    return hapi_shape_elements(&v->shape, &n) ? 0 : (uint64_t)n;
+}
+
+static bool is_float(enum hapi_dtype d)
+{
+    return d == HAPI_F32 || d == HAPI_F16 || d == HAPI_BF16 || d == HAPI_F64;
+}
+
+/* dynamic[v]: comes from the model's inputs; all other values are constants. */
+static bool *mark_dynamic(const struct hapi_graph *g, struct hapi_arena *arena)
+{
+    bool *dynamic = hapi_arena_array(arena, g->n_values, sizeof *dynamic);
+
+    for (size_t i = 0; dynamic && i < g->n_values; i++)
+        dynamic[i] = g->values[i].producer >= 0;
+    for (size_t i = 0; dynamic && i < g->n_inputs; i++)
+        dynamic[g->inputs[i]] = true;
+    return dynamic;
+}
+
+/* Adds what node n costs. `seen` begins as `dynamic` and marks the weights that are counted; shapes and axes
+ * are constants too, but no parameters. */
+static void add_node(const struct hapi_graph *g, const struct hapi_node *n, bool *seen, struct hapi_cut *sum)
+{
+    sum->flops += hapi_node_flops(g, n);
+    for (int k = 0; k < n->n_in; k++) {
+        if (n->in[k] < 0 || seen[n->in[k]])
+            continue;
+        seen[n->in[k]] = true;
+        sum->params += is_float(g->values[n->in[k]].dtype) ? count_of(&g->values[n->in[k]]) : 0;
+    }
+}
+
+/* Fills id, tensors and bytes; values are sorted by name. */
+static int describe(struct hapi_arena *arena, const struct hapi_graph *g, const int *values, size_t n,
+                    struct hapi_cut *cut, struct hapi_err *err)
+{
+    struct hapi_tensor_desc *d = hapi_arena_array(arena, n, sizeof *d);
+    size_t length = 0, at = 0;
+
+    for (size_t i = 0; i < n; i++)
+        length += strlen(g->values[values[i]].name) + 1;
+    char *id = hapi_arena_alloc(arena, length, 1);
+    if (!d || !id)
+        return no_memory(err);
+    for (size_t i = 0; i < n; i++) {
+        const struct hapi_value *v = &g->values[values[i]];
+        size_t k = strlen(v->name);
+        char *name = hapi_arena_strndup(arena, v->name, k);
+        if (!name)
+            return no_memory(err);
+        memcpy(id + at, v->name, k);
+        at += k;
+        id[at++] = i + 1 < n ? ',' : '\0';
+        d[i] = (struct hapi_tensor_desc){.name = name, .dtype = v->dtype, .shape = v->shape};
+        d[i].layout = v->shape.rank == 4 ? HAPI_LAYOUT_NHWC : HAPI_LAYOUT_PLAIN;
+        cut->bytes_f32 += 4 * count_of(v);
+    }
+    cut->id = id;
+    cut->n_tensors = (uint32_t)n;
+    cut->tensors = d;
+    return 0;
+}
+
+/* ------------------------------------------------------------------ the listing */
+
+/* Whether a cut after node n says something that the one before it does not. */
+static bool worth_listing(const struct hapi_graph *g, const struct hapi_node *n)
+{
+    int p = g->values[n->in[0]].producer;
+    enum hapi_op_kind before = p >= 0 ? g->nodes[p].op : HAPI_OP_NONE;
+
+    switch (n->op) {
+    case HAPI_OP_Identity:
+    case HAPI_OP_Dropout:
+    case HAPI_OP_Reshape:
+    case HAPI_OP_Squeeze:
+    case HAPI_OP_Unsqueeze:
+        return false;
+    case HAPI_OP_Flatten:
+        return before == HAPI_OP_GlobalAveragePool || before == HAPI_OP_GlobalMaxPool ||
+               before == HAPI_OP_AveragePool || before == HAPI_OP_MaxPool || before == HAPI_OP_ReduceMean;
+    default:
+        return true;
+    }
+}
+
+/* nodes[0..return): those after which exactly one value is alive. */
+static size_t sweep(const struct hapi_graph *g, const bool *dynamic, int *left, size_t *nodes)
+{
+    size_t alive = 0, n = 0;
+
+    for (size_t i = 0; i < g->n_values; i++)
+        left[i] = g->values[i].n_uses;
+    for (size_t i = 0; i < g->n_inputs; i++)
+        alive += left[g->inputs[i]] > 0;
+    for (size_t i = 0; i < g->n_nodes; i++) {
+        const struct hapi_node *node = &g->nodes[i];
+        const struct hapi_value *only = NULL;
+        for (int k = 0; k < node->n_out; k++)
+            if (node->out[k] >= 0 && left[node->out[k]] > 0) {
+                only = &g->values[node->out[k]];
+                alive++;
+            }
+        for (int k = 0; k < node->n_in; k++)
+            if (node->in[k] >= 0 && --left[node->in[k]] == 0 && dynamic[node->in[k]])
+                alive--;
+        if (alive == 1 && only && only->batch_first && is_float(only->dtype) && worth_listing(g, node))
+            nodes[n++] = i;
+    }
+    return n;
+}
+
+static int live_output(const struct hapi_graph *g, const struct hapi_node *n)
+{
+    for (int k = 0; k < n->n_out; k++)
+        if (n->out[k] >= 0 && g->values[n->out[k]].n_uses)
+            return n->out[k];
+    return n->out[0];
+}
+
+/* The cuts after nodes[0..n), with what lies before each. */
+static int fill_list(struct hapi_cuts *c, const size_t *nodes, const char **names, bool *seen,
+                     struct hapi_err *err)
+{
+    struct hapi_cut sum = {.id = NULL};
+    size_t at = 0;
+
+    for (size_t i = 0; i < c->g->n_nodes && at < c->n; i++) {
+        add_node(c->g, &c->g->nodes[i], seen, &sum);
+        if (nodes[at] != i)
+            continue;
+        struct hapi_cut *cut = &c->list[at];
+        int v = live_output(c->g, &c->g->nodes[i]);
+        *cut = sum;
+        cut->index = (uint32_t)at;
+        cut->name = names[at++];
+        int rc = describe(c->arena, c->g, &v, 1, cut, err);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+static int list_cuts(struct hapi_cuts *c, struct hapi_model *m, struct hapi_err *err)
+{
+    int rc = hapi_graph_shapes(&c->g, m, NULL, err);
+
+    if (rc)
+        return rc;
+    int *left = hapi_arena_array(c->arena, c->g->n_values, sizeof *left);
+    size_t *nodes = hapi_arena_array(c->arena, c->g->n_nodes, sizeof *nodes);
+    const char **names = hapi_arena_array(c->arena, c->g->n_nodes, sizeof *names);
+    bool *dynamic = mark_dynamic(c->g, c->arena);
+    if (!left || !nodes || !names || !dynamic)
+        return no_memory(err);
+    c->n = sweep(c->g, dynamic, left, nodes);
+    c->list = hapi_arena_array(c->arena, c->n, sizeof *c->list);
+    if (!c->list || !hapi_cut_names(c->g, nodes, c->n, c->arena, names))
+        return no_memory(err);
+    return fill_list(c, nodes, names, dynamic, err);
+}
+
+static int cuts_get(struct hapi_model *m, struct hapi_cuts **out, struct hapi_err *err)
+{
+    struct hapi_cuts *c;
+    int rc = 0;
+
+    if (!m->cache->cuts) {
+        rc = hapi_model_flags(m, err);
+        if (rc)
+            return rc;
+        c = calloc(1, sizeof *c);
+        if (c)
+            c->arena = hapi_arena_new((size_t)m->limits.arena_bytes);
+        rc = c && c->arena ? list_cuts(c, m, err) : no_memory(err);
+        if (rc) {
+            hapi_cuts_free(c);
+            return rc;
+        }
+        m->cache->cuts = c;
+    }
+    *out = m->cache->cuts;
+    return 0;
+}
+
+int hapi_model_cuts(struct hapi_model *m, const struct hapi_cut **out, size_t *n, struct hapi_err *err)
+{
+    struct hapi_cuts *c;
+    int rc = cuts_get(m, &c, err);
+
+    if (rc)
+        return rc;
+    *out = c->list;
+    *n = c->n;
+    return 0;
+}
+
+/* ------------------------------------------------------------------ any set of tensors */
+
+/* Walks back from the outputs and stops at the set. */
+static int check_separates(const struct hapi_graph *g, const int *set, size_t n, bool *in_set, bool *reached,
+                           struct hapi_err *err)
+{
+    for (size_t i = 0; i < n; i++)
+        in_set[set[i]] = true;
+    for (size_t i = 0; i < g->n_outputs; i++)
+        reached[g->outputs[i]] = true;
+    for (size_t i = g->n_nodes; i-- > 0;) {
+        bool on = false;
+        for (int k = 0; k < g->nodes[i].n_out; k++)
+            on |= g->nodes[i].out[k] >= 0 && reached[g->nodes[i].out[k]] && !in_set[g->nodes[i].out[k]];
+        for (int k = 0; on && k < g->nodes[i].n_in; k++)
+            if (g->nodes[i].in[k] >= 0)
+                reached[g->nodes[i].in[k]] = true;
+    }
+    for (size_t i = 0; i < g->n_inputs; i++)
+        if (reached[g->inputs[i]])
+            return hapi_err_set(err, HAPI_EINVAL, 0,
+                                "not a cut: a path from input \"%.100s\" to an output goes around it",
+                                g->values[g->inputs[i]].name);
+    for (size_t i = 0; i < n; i++)
+        if (!reached[set[i]])
+            return hapi_err_set(err, HAPI_EINVAL, 0, "not a cut: tensor \"%.150s\" is not needed after it",
+                                g->values[set[i]].name);
+    return 0;
+}
+
+static int check_tensor(const struct hapi_graph *g, int v, const char *name, struct hapi_err *err)
+{
+    const char *why = v < 0                       ? "it is a constant, or leads to no output"
+                      : g->values[v].producer < 0 ? "it is the model's own input, or a constant"
+                      : !g->values[v].batch_first || !is_float(g->values[v].dtype)
+                          ? "its dim 0 is not the batch, or it is not of floats"
+                          : NULL;
+
+    return why ? hapi_err_set(err, HAPI_EINVAL, 0, "tensor \"%.150s\" cannot be in a cut: %s", name, why) : 0;
+}
+
+/* What lies before the set: its ancestors. */
+static void sum_before(const struct hapi_graph *g, const int *set, size_t n, bool *wanted, bool *seen,
+                       struct hapi_cut *cut)
+{
+    for (size_t i = 0; i < n; i++)
+        wanted[set[i]] = true;
+    for (size_t i = g->n_nodes; i-- > 0;) {
+        bool on = false;
+        for (int k = 0; k < g->nodes[i].n_out; k++)
+            on |= g->nodes[i].out[k] >= 0 && wanted[g->nodes[i].out[k]];
+        for (int k = 0; on && k < g->nodes[i].n_in; k++)
+            if (g->nodes[i].in[k] >= 0)
+                wanted[g->nodes[i].in[k]] = true;
+        if (on)
+            add_node(g, &g->nodes[i], seen, cut);
+    }
+}
+
+/* Numbers of the named values in g, or -1. */
+static void locate(const struct hapi_model *m, const struct hapi_graph *g, const int *values, size_t n,
+                   int *out)
+{
+    for (size_t i = 0; i < n; i++) {
+        const char *name = m->onnx.values[values[i]].name;
+        out[i] = -1;
+        for (size_t k = 0; k < g->n_values && out[i] < 0; k++)
+            if (!strcmp(g->values[k].name, name))
+                out[i] = (int)k;
+    }
+}
+
+static int make_cut(struct hapi_cuts *c, struct hapi_model *m, const struct hapi_graph *g, const int *values,
+                    size_t n, struct hapi_cut *cut, struct hapi_err *err)
+{
+    int set[TENSORS_MAX], rc = 0;
+    struct hapi_arena *scratch = hapi_arena_new((size_t)m->limits.arena_bytes);
+    bool *marks = scratch ? hapi_arena_array(scratch, g->n_values, 3 * sizeof *marks) : NULL;
+    bool *seen = scratch ? mark_dynamic(g, scratch) : NULL;
+
+    if (!marks || !seen)
+        rc = no_memory(err);
+    locate(m, g, values, n, set);
+    for (size_t i = 0; i < n && !rc; i++)
+        rc = check_tensor(g, set[i], m->onnx.values[values[i]].name, err);
+    rc = rc ? rc : check_separates(g, set, n, marks, marks + g->n_values, err);
+    if (!rc) {
+        sum_before(g, set, n, marks + 2 * g->n_values, seen, cut);
+        rc = describe(c->arena, g, set, n, cut, err);
+        cut->name = cut->id;
+        cut->index = (uint32_t)(c->n + c->n_found);
+    }
+    hapi_arena_free(scratch);
+    return rc;
+}
+
+static bool same_set(const struct hapi_model *m, const struct hapi_cut *cut, const int *values, size_t n)
+{
+    bool same = cut->n_tensors == n;
+
+    for (size_t i = 0; same && i < n; i++)
+        same = !strcmp(cut->tensors[i].name, m->onnx.values[values[i]].name);
+    return same;
+}
+
+/* A set that is not listed. Its tensors may be ones that a fold removes: the graph is bound with them kept.
+ */
+static int find_new(struct hapi_cuts *c, struct hapi_model *m, const char *id, const int *values, size_t n,
+                    const struct hapi_cut **out, struct hapi_err *err)
+{
+    struct hapi_graph *g;
+    struct hapi_cut *cut = NULL;
+    int rc;
+
+    if (c->n_found == FOUND_MAX)
+        return hapi_err_set(err, HAPI_ETOOBIG, 0, "more than %d different cuts of one model", FOUND_MAX);
+    rc = hapi_graph_shapes(&g, m, id, err);
+    if (rc)
+        return rc;
+    cut = hapi_arena_array(c->arena, 1, sizeof *cut);
+    rc = cut ? make_cut(c, m, g, values, n, cut, err) : no_memory(err);
+    hapi_graph_free(g);
+    if (rc)
+        return rc;
+    c->found[c->n_found++] = cut;
+    *out = cut;
+    return 0;
+}
+
+int hapi_model_cut_find(struct hapi_model *m, const char *id, const struct hapi_cut **out,
+                        struct hapi_err *err)
+{
+    struct hapi_cuts *c;
+    int *values, rc = cuts_get(m, &c, err);
+    size_t n;
+
+    rc = rc ? rc : hapi_model_values(m, id, &values, &n, err);
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < c->n + c->n_found; i++) {
+        const struct hapi_cut *cut = i < c->n ? &c->list[i] : c->found[i - c->n];
+        if (!same_set(m, cut, values, n))
+            continue;
+        *out = cut;
+        free(values);
+        return 0;
+    }
+    rc = find_new(c, m, id, values, n, out, err);
+    free(values);
+    return rc;
+}
+
+/* ------------------------------------------------------------------ the default */
+
+/* The product with constant weights that ends the network, with no more than a bias, a softmax or a new
+ * shape behind it. */
+static const struct hapi_node *classifier(const struct hapi_graph *g)
+{
+    int v = g->n_outputs == 1 ? g->outputs[0] : -1;
+
+    while (v >= 0 && g->values[v].producer >= 0) {
+        const struct hapi_node *n = &g->nodes[g->values[v].producer];
+        int next = -1;
+        switch (n->op) {
+        case HAPI_OP_Gemm:
+        case HAPI_OP_MatMul:
+            return g->values[n->in[1]].producer < 0 ? n : NULL;
+        case HAPI_OP_Add:
+            next = g->values[n->in[0]].producer < 0   ? n->in[1]
+                   : g->values[n->in[1]].producer < 0 ? n->in[0]
+                                                      : -1;
+            break;
+        case HAPI_OP_Identity:
+        case HAPI_OP_Softmax:
+        case HAPI_OP_Sigmoid:
+        case HAPI_OP_Reshape:
+        case HAPI_OP_Flatten:
+        case HAPI_OP_Squeeze:
+            next = n->in[0];
+            break;
+        default:
+            break;
+        }
+        v = next;
+    }
+    return NULL;
+}
+
+int hapi_model_cut_default(struct hapi_model *m, const struct hapi_cut **out, struct hapi_err *err)
+{
+    const struct hapi_node *n;
+    struct hapi_cuts *c;
+    int rc = cuts_get(m, &c, err);
+
+    if (rc)
+        return rc;
+    n = c->standard ? NULL : classifier(c->g);
+    /* Not every input of a classifier is a cut of the right form: then the last one. */
+    if (n && hapi_model_cut_find(m, c->g->values[n->in[0]].name, &c->standard, NULL))
+        c->standard = NULL;
+    if (!c->standard && c->n)
+        c->standard = &c->list[c->n - 1];
+    if (!c->standard)
+        return hapi_err_set(err, HAPI_EINVAL, 0,
+                            "the model has no cut of one tensor whose dim 0 is the batch");
+    *out = c->standard;
+    return 0;
+}
