@@ -1,6 +1,11 @@
 /*
- * The back-end side of kernels/: what a back end implements to execute a bound, fused graph.
- * Internal to kernels/. One static table per back end, listed in plan.c under #if HAPI_HAVE_X.
+ * The back-end side of kernels/: what a back end implements to execute a bound graph. Internal to kernels/.
+ * One static table per back end, listed in plan.c under #if HAPI_HAVE_X.
+ *
+ *     hapi_plan_new ── hapi_graph_bind ──> graph ── ops->compile ──> instance ── ops->run (any number of
+ * times)
+ *
+ * An instance runs on one thread at a time; instances are independent of each other.
  */
 #ifndef HAPI_KERNELS_KERNELS_OPS_H
 #define HAPI_KERNELS_KERNELS_OPS_H
@@ -11,11 +16,14 @@ struct hapi_backend;
 
 struct hapi_backend_ops {
     const char *name; /* "ref", "onednn" */
-    /* Compiles g (owned by the plan, outlives the instance) for dtype; *weights is the shared weight store of
-     * (model, from, to, dtype) which the first plan fills (back end's own type, refcounted by plan.c). */
+    /* Compiles g (owned by the plan, outlives the instance) for spec->dtype. *weights is the weight store
+     * shared by all plans of (model, from, to, dtype); the first compile makes it (back end's own type,
+     * refcounted by plan.c), later ones add what they lack; what is in it never moves. weights NULL: measure
+     * only; nothing large is allocated and the instance is never run. Errors: as hapi_plan_new. */
     int (*compile)(struct hapi_backend **out, const struct hapi_graph *g, const struct hapi_plan_spec *spec,
                    void **weights, struct hapi_err *err);
     void (*memory)(const struct hapi_backend *b, struct hapi_plan_memory *out);
+    /* in[i], out[i]: in the order of g->inputs, g->outputs, in the edges' layout. No heap call of ours. */
     int (*run)(struct hapi_backend *b, void *arena, const void *const *in, void *const *out,
                struct hapi_err *err);
     void (*free)(struct hapi_backend *b);
@@ -23,6 +31,7 @@ struct hapi_backend_ops {
     const char *(*numeric_class)(void);
 };
 
+/* First member of every instance. */
 struct hapi_backend {
     const struct hapi_backend_ops *ops;
 };
@@ -31,5 +40,16 @@ extern const struct hapi_backend_ops hapi_backend_ref;
 #if HAPI_HAVE_ONEDNN
 extern const struct hapi_backend_ops hapi_backend_onednn;
 #endif
+
+/* Layout of an edge: 4-D tensors are channels-last unless the caller asked for the model's own order. */
+static inline enum hapi_layout hapi_edge_layout(const struct hapi_plan_spec *spec, const struct hapi_shape *s)
+{
+    return s->rank == 4 && !spec->plain_io ? HAPI_LAYOUT_NHWC : HAPI_LAYOUT_PLAIN;
+}
+
+/* Copies a dense tensor of logical shape s between the model's order and channels-last (rank 3 and 4; others
+ * are copied as they are). size: bytes of an element (1, 2, 4, 8). No heap. */
+void hapi_layout_to_nhwc(void *dst, const void *src, const struct hapi_shape *s, size_t size);
+void hapi_layout_to_plain(void *dst, const void *src, const struct hapi_shape *s, size_t size);
 
 #endif

@@ -1,0 +1,347 @@
+#include "fuse.h"
+
+#include <math.h>
+#include <string.h>
+
+struct fusion {
+    const struct hapi_graph *g;
+    int *user;      /* per value: the one node that reads it; -1: none; -2: several, or a graph output too */
+    int *uses;      /* per value: by nodes; a graph output counts as very many */
+    bool *taken;    /* per node: part of a step already */
+    bool *internal; /* per value: vanishes inside a step */
+};
+
+static bool same_shape(const struct hapi_graph *g, int a, int b)
+{
+    return hapi_shape_equal(&g->values[a].shape, &g->values[b].shape) &&
+           g->values[a].dtype == g->values[b].dtype;
+}
+
+/* The value of a constant with one element (or all equal), of dtype f32. */
+static bool constant_f32(const struct hapi_graph *g, int value, float *out)
+{
+    const struct hapi_value *v = value >= 0 ? &g->values[value] : NULL;
+    int64_t n;
+
+    if (!v || !v->data || v->dtype != HAPI_F32 || hapi_shape_elements(&v->shape, &n) || n != 1)
+        return false;
+    memcpy(out, v->data, sizeof *out);
+    return true;
+}
+
+static bool near(const struct hapi_graph *g, int value, double want)
+{
+    float v;
+    return constant_f32(g, value, &v) && fabs((double)v - want) < 1e-5 * fabs(want);
+}
+
+static bool clip_bounds(const struct hapi_graph *g, const struct hapi_node *n, struct hapi_act *act)
+{
+    act->kind = HAPI_ACT_CLIP;
+    act->alpha = hapi_node_float(n, "min", -INFINITY);
+    act->beta = hapi_node_float(n, "max", INFINITY);
+    if (n->n_in > 1 && n->in[1] >= 0 && !constant_f32(g, n->in[1], &act->alpha))
+        return false;
+    if (n->n_in > 2 && n->in[2] >= 0 && !constant_f32(g, n->in[2], &act->beta))
+        return false;
+    return true;
+}
+
+/* Whether one node is an activation of f32. */
+static bool act_of(const struct hapi_graph *g, const struct hapi_node *n, struct hapi_act *act)
+{
+    static const struct {
+        enum hapi_op_kind op;
+        enum hapi_act_kind kind;
+        float alpha, beta;
+    } known[] = {
+        {HAPI_OP_Relu, HAPI_ACT_RELU, 0, 0},
+        {HAPI_OP_LeakyRelu, HAPI_ACT_RELU, 0.01F, 0},
+        {HAPI_OP_Sigmoid, HAPI_ACT_SIGMOID, 0, 0},
+        {HAPI_OP_HardSigmoid, HAPI_ACT_HARDSIGMOID, 0.2F, 0.5F},
+        {HAPI_OP_HardSwish, HAPI_ACT_HARDSWISH, 0, 0},
+        {HAPI_OP_Tanh, HAPI_ACT_TANH, 0, 0},
+        {HAPI_OP_Elu, HAPI_ACT_ELU, 1, 0},
+    };
+
+    if (g->values[n->out[0]].dtype != HAPI_F32)
+        return false;
+    if (n->op == HAPI_OP_Clip)
+        return clip_bounds(g, n, act);
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (known[i].op == n->op) {
+            act->kind = known[i].kind;
+            act->alpha = hapi_node_float(n, "alpha", known[i].alpha);
+            act->beta = hapi_node_float(n, "beta", known[i].beta);
+            return true;
+        }
+    return false;
+}
+
+/* The node that alone reads v, or -1. */
+static int sole_user(const struct fusion *f, int v)
+{
+    int u = f->user[v];
+    return u >= 0 && !f->taken[u] ? u : -1;
+}
+
+/* The operand of a two-input node that is not v, or HAPI_NO_VALUE. */
+static int other_operand(const struct hapi_node *n, int v)
+{
+    if (n->n_in != 2)
+        return HAPI_NO_VALUE;
+    return n->in[0] == v ? n->in[1] : n->in[1] == v ? n->in[0] : HAPI_NO_VALUE;
+}
+
+/* The nodes, after node `from`, that read v, when there are exactly two reads; else 0. */
+static int readers(const struct fusion *f, int v, int from, int *out)
+{
+    int n = 0;
+
+    for (size_t i = (size_t)from + 1; i < f->g->n_nodes && f->uses[v] == 2 && n < 2; i++)
+        for (int k = 0; k < f->g->nodes[i].n_in && n < 2; k++)
+            if (f->g->nodes[i].in[k] == v)
+                out[n++] = (int)i;
+    return n == 2 ? 2 : 0;
+}
+
+/* v -> Sigmoid -> Mul(v, .): SiLU. Its nodes go to chain; the Mul is last. */
+static int swish_of(const struct fusion *f, int first, int v, int *chain)
+{
+    const struct hapi_node *s = &f->g->nodes[first];
+    int mul;
+
+    if (s->op != HAPI_OP_Sigmoid || s->in[0] != v || f->g->values[v].dtype != HAPI_F32)
+        return 0;
+    mul = sole_user(f, s->out[0]);
+    if (mul < 0 || f->g->nodes[mul].op != HAPI_OP_Mul || other_operand(&f->g->nodes[mul], s->out[0]) != v)
+        return 0;
+    chain[0] = first;
+    chain[1] = mul;
+    return 2;
+}
+
+/* v / sqrt(2) -> Erf -> + 1 -> * v -> * 0.5: GELU, in the two orders that exporters write the last products.
+ */
+static int gelu_of(const struct fusion *f, int first, int v, int *chain)
+{
+    const struct hapi_graph *g = f->g;
+    const struct hapi_node *n = &g->nodes[first];
+    int at = 0, half = 0, times = 0, by;
+
+    if (g->values[v].dtype != HAPI_F32 ||
+        !((n->op == HAPI_OP_Div && n->in[0] == v && near(g, n->in[1], sqrt(2))) ||
+          (n->op == HAPI_OP_Mul && near(g, other_operand(n, v), sqrt(0.5)))))
+        return 0;
+    chain[at++] = first;
+    int u = sole_user(f, n->out[0]);
+    if (u < 0 || g->nodes[u].op != HAPI_OP_Erf)
+        return 0;
+    chain[at++] = u;
+    by = g->nodes[u].out[0];
+    u = sole_user(f, by);
+    if (u < 0 || g->nodes[u].op != HAPI_OP_Add || !near(g, other_operand(&g->nodes[u], by), 1))
+        return 0;
+    chain[at++] = u;
+    for (int i = 0; i < 2; i++) {
+        by = g->nodes[u].out[0];
+        u = sole_user(f, by);
+        if (u < 0 || g->nodes[u].op != HAPI_OP_Mul)
+            return 0;
+        int other = other_operand(&g->nodes[u], by);
+        half += other >= 0 && near(g, other, 0.5);
+        times += other == v;
+        chain[at++] = u;
+    }
+    return half == 1 && times == 1 ? at : 0;
+}
+
+/* An activation made of several nodes that alone read v (mid-graph) or that begins at node `first`. */
+static int chain_of(const struct fusion *f, int first, int v, int *chain, struct hapi_act *act)
+{
+    int n = swish_of(f, first, v, chain);
+
+    if (n) {
+        *act = (struct hapi_act){HAPI_ACT_SWISH, 1, 0};
+        return n;
+    }
+    n = gelu_of(f, first, v, chain);
+    if (n)
+        *act = (struct hapi_act){HAPI_ACT_GELU, 0, 0};
+    return n;
+}
+
+static void take(struct fusion *f, struct hapi_step *s, int node)
+{
+    f->internal[s->out] = true;
+    f->taken[node] = true;
+    s->out = f->g->nodes[node].out[0];
+    s->nodes[s->n_nodes++] = &f->g->nodes[node];
+    if (node > s->last)
+        s->last = node;
+}
+
+/* Extends the step by an activation of its output, if that is all its output is used for. */
+static void take_act(struct fusion *f, struct hapi_step *s)
+{
+    int u = sole_user(f, s->out), list[2], chain[6], n;
+
+    if (u >= 0) {
+        if (f->g->nodes[u].in[0] == s->out && act_of(f->g, &f->g->nodes[u], &s->act))
+            take(f, s, u);
+        return;
+    }
+    n = readers(f, s->out, s->last, list);
+    for (int i = 0; i < n; i++) {
+        int len = f->taken[list[i]] ? 0 : chain_of(f, list[i], s->out, chain, &s->act);
+        bool all = len > 0;
+        for (int k = 0; k < n; k++) {
+            bool found = false;
+            for (int j = 0; j < len; j++)
+                found |= chain[j] == list[k];
+            all &= found;
+        }
+        if (!all) {
+            s->act.kind = HAPI_ACT_NONE;
+            continue;
+        }
+        for (int j = 0; j < len; j++)
+            take(f, s, chain[j]);
+        return;
+    }
+}
+
+static bool per_column(const struct hapi_graph *g, int value, int out)
+{
+    const struct hapi_shape *b = &g->values[value].shape, *o = &g->values[out].shape;
+    return g->values[value].data && g->values[value].dtype == HAPI_F32 && b->rank == 1 && o->rank >= 1 &&
+           b->dim[0] == o->dim[o->rank - 1];
+}
+
+/* MatMul then Add of a constant row. */
+static void take_bias(struct fusion *f, struct hapi_step *s)
+{
+    int u = sole_user(f, s->out);
+
+    if (u < 0 || f->g->nodes[u].op != HAPI_OP_Add)
+        return;
+    int other = other_operand(&f->g->nodes[u], s->out);
+    if (other < 0 || !per_column(f->g, other, s->out) || !same_shape(f->g, s->out, f->g->nodes[u].out[0]))
+        return;
+    s->bias = other;
+    take(f, s, u);
+}
+
+static void take_residual(struct fusion *f, struct hapi_step *s)
+{
+    int u = sole_user(f, s->out);
+
+    if (u < 0 || f->g->nodes[u].op != HAPI_OP_Add)
+        return;
+    int other = other_operand(&f->g->nodes[u], s->out);
+    if (other < 0 || other == s->out || f->g->values[other].data || !same_shape(f->g, other, s->out) ||
+        !same_shape(f->g, s->out, f->g->nodes[u].out[0]))
+        return;
+    /* Of two producers that both could take the sum, the later one does: the other is then ready. */
+    if (f->g->values[other].producer > s->last)
+        return;
+    s->residual = other;
+    take(f, s, u);
+}
+
+static void step_make(struct fusion *f, struct hapi_step *s, int i)
+{
+    const struct hapi_node *n = &f->g->nodes[i];
+    int chain[6], len = 0;
+
+    *s = (struct hapi_step){.node = n,
+                            .x = n->n_in ? n->in[0] : HAPI_NO_VALUE,
+                            .bias = HAPI_NO_VALUE,
+                            .residual = HAPI_NO_VALUE,
+                            .out = n->n_out ? n->out[0] : HAPI_NO_VALUE,
+                            .last = i,
+                            .nodes = {n},
+                            .n_nodes = 1};
+    f->taken[i] = true;
+    if (s->out < 0 || f->g->values[s->out].dtype != HAPI_F32)
+        return;
+    for (int k = 0; k < n->n_in && !len; k++)
+        if (n->in[k] >= 0) {
+            f->taken[i] = false;
+            len = chain_of(f, i, n->in[k], chain, &s->act);
+            f->taken[i] = true;
+            if (len)
+                s->x = n->in[k];
+        }
+    if (len) {
+        s->act_only = true;
+        for (int j = 1; j < len; j++)
+            take(f, s, chain[j]);
+        return;
+    }
+    if (act_of(f->g, n, &s->act)) {
+        s->act_only = true;
+        return;
+    }
+    bool product = n->op == HAPI_OP_Conv || n->op == HAPI_OP_Gemm || n->op == HAPI_OP_MatMul;
+    if (n->op == HAPI_OP_MatMul)
+        take_bias(f, s);
+    if (product)
+        take_residual(f, s);
+    if (product || n->op == HAPI_OP_Add || n->op == HAPI_OP_BatchNormalization)
+        take_act(f, s);
+}
+
+static bool fusion_prepare(struct fusion *f, struct hapi_arena *arena)
+{
+    const struct hapi_graph *g = f->g;
+
+    f->user = hapi_arena_array(arena, g->n_values + 1, sizeof *f->user);
+    f->taken = hapi_arena_array(arena, g->n_nodes + 1, sizeof *f->taken);
+    f->internal = hapi_arena_array(arena, g->n_values + 1, sizeof *f->internal);
+    f->uses = hapi_arena_array(arena, g->n_values + 1, sizeof *f->uses);
+    if (!f->user || !f->taken || !f->internal || !f->uses)
+        return false;
+    for (size_t i = 0; i < g->n_values; i++)
+        f->user[i] = -1;
+    for (size_t i = 0; i < g->n_nodes; i++)
+        for (int k = 0; k < g->nodes[i].n_in; k++) {
+            int v = g->nodes[i].in[k];
+            if (v < 0)
+                continue;
+            f->user[v] = f->user[v] == -1 ? (int)i : -2;
+            f->uses[v]++;
+        }
+    for (size_t i = 0; i < g->n_outputs; i++) {
+        f->user[g->outputs[i]] = -2;
+        f->uses[g->outputs[i]] = 1 << 30;
+    }
+    return true;
+}
+
+int hapi_fuse(const struct hapi_graph *g, struct hapi_arena *arena, struct hapi_step **steps, size_t *n,
+              struct hapi_err *err)
+{
+    struct fusion f = {.g = g};
+    struct hapi_step *list = hapi_arena_array(arena, g->n_nodes + 1, sizeof *list);
+    struct hapi_step **at = hapi_arena_array(arena, g->n_nodes + 1, sizeof *at);
+    struct hapi_step *ordered = hapi_arena_array(arena, g->n_nodes + 1, sizeof *ordered);
+    size_t count = 0, k = 0;
+
+    if (!list || !at || !ordered || !fusion_prepare(&f, arena))
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory to fuse %zu nodes", g->n_nodes);
+    for (size_t i = 0; i < g->n_nodes; i++) {
+        if (f.taken[i])
+            continue;
+        step_make(&f, &list[count], (int)i);
+        at[list[count].last] = &list[count];
+        count++;
+    }
+    /* A step stands where its last node stood: by then all that any of its nodes reads has been made. */
+    for (size_t i = 0; i < g->n_nodes; i++)
+        if (at[i])
+            ordered[k++] = *at[i];
+    *steps = ordered;
+    *n = count;
+    return HAPI_OK;
+}

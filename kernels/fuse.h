@@ -1,0 +1,52 @@
+/*
+ * Fusion: turns a bound graph's nodes into steps, each of which a back end can run as one kernel.
+ *
+ *     Conv | Gemm | MatMul | Add ...  [+ bias]  [+ residual]  [activation]      one step
+ *     Sigmoid . Mul (SiLU), Div . Erf . Add . Mul . Mul (GELU)                  one activation
+ *
+ * Intermediate values inside a step have no other reader and are no output of the graph, so nobody misses
+ * them. Steps are in an order in which every input is ready. Plain data in the caller's arena.
+ */
+#ifndef HAPI_KERNELS_FUSE_H
+#define HAPI_KERNELS_FUSE_H
+
+#include "graph.h"
+
+enum hapi_act_kind {
+    HAPI_ACT_NONE,
+    HAPI_ACT_RELU, /* x < 0 ? alpha * x : x */
+    HAPI_ACT_CLIP, /* [alpha, beta] */
+    HAPI_ACT_SIGMOID,
+    HAPI_ACT_SWISH,       /* x * sigmoid(x) */
+    HAPI_ACT_HARDSIGMOID, /* clip(alpha * x + beta, 0, 1) */
+    HAPI_ACT_HARDSWISH,
+    HAPI_ACT_TANH,
+    HAPI_ACT_ELU, /* alpha */
+    HAPI_ACT_GELU /* with erf */
+};
+
+struct hapi_act {
+    enum hapi_act_kind kind;
+    float alpha, beta;
+};
+
+enum { HAPI_STEP_NODES = 9 }; /* head, bias, residual, and an activation of up to five nodes */
+
+struct hapi_step {
+    const struct hapi_node *node; /* the head; its op says what the step is */
+    bool act_only;                /* the head is the activation itself: read x, write act(x) */
+    int x;        /* first operand (of an activation made of several nodes: what it is applied to) */
+    int bias;     /* constant added per channel or column (MatMul then Add), or HAPI_NO_VALUE */
+    int residual; /* value of the output's shape added before the activation, or HAPI_NO_VALUE */
+    struct hapi_act act;
+    int out;  /* value of the last node fused (first output) */
+    int last; /* its index in the graph: where the step stands in the order */
+    const struct hapi_node *nodes[HAPI_STEP_NODES]; /* all that is fused, in graph order */
+    int n_nodes;
+};
+
+/* Errors: HAPI_ENOMEM. *steps lives in `arena`. */
+int hapi_fuse(const struct hapi_graph *g, struct hapi_arena *arena, struct hapi_step **steps, size_t *n,
+              struct hapi_err *err);
+
+#endif

@@ -1,0 +1,188 @@
+/*
+ * What the files of the oneDNN back end share. Internal to onednn*.c.
+ *
+ * A *storage* is a piece of memory (arena, an edge of the plan, a weight); a *rep* is a value in it with a
+ * dtype and a layout. A value has one rep from the step that makes it, and more where readers want another
+ * dtype or layout. An *op* is one thing to run. All are built at plan time; a run only sets data handles.
+ *
+ * Activations of rank 4 (and 3, as height 1) are channels-last where convolutions and pools make or read
+ * them, everything else is in the model's order. What oneDNN has no fast kernel for runs through
+ * hapi_ref_eval's plain loops, on f32 or the value's own dtype in the model's order: Cast, comparisons, Not,
+ * Where, Floor, Erf and Reciprocal on their own, Pow, Mod, PRelu, Neg, Gather by a list, Pad, Range,
+ * ScatterND, Shape, ConstantOfShape, all integer and f64 arithmetic, and pools with indices. Slice, Split,
+ * Transpose, Expand and Gather of one index are strided copies.
+ */
+#ifndef HAPI_KERNELS_ONEDNN_H
+#define HAPI_KERNELS_ONEDNN_H
+
+#include <dnnl.h>
+
+#include "fuse.h"
+#include "kernels_ops.h"
+#include "memory.h"
+
+enum hapi_dnn_place {
+    HAPI_DNN_ARENA,
+    HAPI_DNN_IN,    /* caller's input `index` */
+    HAPI_DNN_OUT,   /* caller's output `index` */
+    HAPI_DNN_FIXED, /* data: a constant of the graph or a weight of the store */
+    HAPI_DNN_SCRATCH
+};
+
+struct hapi_dnn_storage {
+    enum hapi_dnn_place place;
+    size_t bytes, index, offset;
+    const void *data;
+    int first, last; /* ops that touch it; -1: none yet */
+};
+
+struct hapi_dnn_rep {
+    int value;
+    enum hapi_dtype dtype;
+    enum hapi_layout layout;
+    int storage;
+    int next; /* another rep of the value, or -1 */
+};
+
+/* A primitive's argument. */
+struct hapi_dnn_arg {
+    int arg; /* DNNL_ARG_* */
+    const dnnl_memory_desc_t *md;
+    int storage;
+};
+
+struct hapi_dnn_bind {
+    dnnl_memory_t memory;
+    int storage;
+    void *handle; /* what memory is set to */
+};
+
+enum hapi_dnn_op_kind { HAPI_DNN_PRIMITIVE, HAPI_DNN_EVAL, HAPI_DNN_COPY };
+
+struct hapi_dnn_op {
+    enum hapi_dnn_op_kind kind;
+    const char *name; /* of the node, for errors */
+    /* PRIMITIVE */
+    dnnl_primitive_t primitive;
+    dnnl_exec_arg_t *args;
+    struct hapi_dnn_bind *binds;
+    int n_args;
+    /* EVAL: storages of the node's operands, -1 for none */
+    const struct hapi_node *node;
+    int *in, *out;
+    const void **in_ptr;
+    void **out_ptr;
+    /* COPY: dst (dense) from strided src */
+    struct hapi_shape shape;
+    int64_t stride[HAPI_MAX_RANK];
+    size_t size, src_offset; /* bytes of an element; bytes into src */
+    int src, dst;
+};
+
+struct hapi_dnn_weights;
+
+struct hapi_dnn {
+    struct hapi_backend base;
+    const struct hapi_graph *g;
+    struct hapi_plan_spec spec;
+    struct hapi_arena *mem;           /* everything that lives as long as the instance */
+    struct hapi_dnn_weights *weights; /* NULL: measure only */
+    dnnl_engine_t engine;
+    dnnl_stream_t stream;
+    const struct hapi_step *steps;
+    size_t n_steps;
+    const struct hapi_step *step; /* being compiled */
+    int *last_use;                /* per value: the last step that reads it; INT_MAX for graph outputs */
+    int *rep_of;                  /* per value: its first rep, or -1 */
+    int *out_of;                  /* per value: first output edge it is, or -1 */
+    bool *out_done;               /* per output edge: some step writes it in place */
+    struct hapi_dnn_storage *storages;
+    struct hapi_dnn_rep *reps;
+    struct hapi_dnn_op *ops;
+    size_t n_storages, max_storages, n_reps, max_reps, n_ops, max_ops;
+    size_t weight_bytes, arena_bytes, scratch_bytes;
+};
+
+/* Local results beside HAPI_E*: no fast implementation; the caller tries another formulation. */
+enum { HAPI_DNN_NONE = 1 };
+
+/* ---- onednn_build.c */
+int hapi_dnn_fail(struct hapi_dnn *b, dnnl_status_t status, const char *what, struct hapi_err *err);
+dnnl_data_type_t hapi_dnn_type(enum hapi_dtype d); /* undef for what oneDNN does not take */
+/* dtype in which float values of the graph are computed; others keep theirs. */
+enum hapi_dtype hapi_dnn_dtype(const struct hapi_dnn *b, int value);
+size_t hapi_dnn_bytes(const struct hapi_dnn *b, int value, enum hapi_dtype dtype);
+/* Descriptor of a dense value. ndims >= rank: ones are put in front. as4: rank 3 becomes (N,C,1,W). */
+dnnl_status_t hapi_dnn_md(const struct hapi_shape *s, enum hapi_dtype dtype, enum hapi_layout layout,
+                          int ndims, dnnl_memory_desc_t *md);
+dnnl_status_t hapi_dnn_md4(const struct hapi_shape *s, enum hapi_dtype dtype, enum hapi_layout layout,
+                           dnnl_memory_desc_t *md);
+int hapi_dnn_storage(struct hapi_dnn *b, enum hapi_dnn_place place, size_t bytes, struct hapi_err *err);
+/* The layout of the value's first rep; constants and rank < 3: plain. */
+enum hapi_layout hapi_dnn_layout(const struct hapi_dnn *b, int value);
+/* A rep of the value in dtype and layout, converted by a new op where it has none. Returns its index. */
+int hapi_dnn_need(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum hapi_layout layout,
+                  struct hapi_err *err);
+/* New rep for a value that the present step makes: in memory of its own (or the caller's), or in `storage`.
+ */
+int hapi_dnn_make(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum hapi_layout layout,
+                  struct hapi_err *err);
+int hapi_dnn_make_in(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum hapi_layout layout,
+                     int storage, struct hapi_err *err);
+/* Whether the present step may write over the rep: temporary memory, and nothing in it is read later. */
+bool hapi_dnn_dies(const struct hapi_dnn *b, int rep);
+/* Descriptor from an operation descriptor; HAPI_DNN_NONE when there is none or only a `ref` one. */
+int hapi_dnn_pd(struct hapi_dnn *b, const void *op_desc, const_dnnl_primitive_attr_t attr,
+                dnnl_primitive_desc_t *pd);
+/* HAPI_DNN_NONE and *pd destroyed when its implementation is oneDNN's reference. */
+int hapi_dnn_pd_fast(dnnl_primitive_desc_t *pd);
+/* Appends an op that executes pd (destroyed in any case). Scratchpad is added. */
+int hapi_dnn_execute(struct hapi_dnn *b, dnnl_primitive_desc_t pd, const struct hapi_dnn_arg *args, int n,
+                     struct hapi_err *err);
+/* An attribute with user scratchpad and the post-ops: sum (where asked for), then the activation. */
+dnnl_status_t hapi_dnn_attr(bool sum, const struct hapi_act *act, dnnl_primitive_attr_t *attr);
+/* The step's nodes, unfused, by plain loops. */
+int hapi_dnn_eval(struct hapi_dnn *b, const struct hapi_node *n, struct hapi_err *err);
+/* dst (all of rep `dst`) = src storage from `offset` elements on, stride in elements by dst's logical dims.
+ */
+int hapi_dnn_view(struct hapi_dnn *b, int src_rep, int64_t offset, const int64_t *stride, int dst_rep,
+                  struct hapi_err *err);
+/* Element strides by logical dim, of a dense tensor (channels-last from rank 3 on) and of a rep. */
+void hapi_dnn_dense(const struct hapi_shape *s, enum hapi_layout layout, int64_t *stride);
+void hapi_dnn_strides(const struct hapi_dnn *b, int rep, int64_t *stride);
+
+/* ---- onednn_weights.c */
+struct hapi_dnn_weights *hapi_dnn_weights_new(void);
+void hapi_dnn_weights_free(void *weights);
+/* Storage with `data` (described by from) in the descriptor `to`. Counted, and filled unless measuring. */
+int hapi_dnn_weight(struct hapi_dnn *b, const void *data, const dnnl_memory_desc_t *from,
+                    const dnnl_memory_desc_t *to, struct hapi_err *err);
+/* The same for a value that may be no constant: then an op reorders it in each run. */
+int hapi_dnn_weight_of(struct hapi_dnn *b, int value, const dnnl_memory_desc_t *from,
+                       const dnnl_memory_desc_t *to, struct hapi_err *err);
+
+/* ---- one step each: HAPI_OK, HAPI_DNN_NONE (nothing appended: not for oneDNN), or an error */
+int hapi_dnn_conv(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_pool(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_batch_norm(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_matmul(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_gemm(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_softmax(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_layer_norm(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_reduce(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_activation(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_binary(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_concat(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_reshape(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_transpose(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_slice(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_split(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_expand(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_gather(struct hapi_dnn *b, struct hapi_err *err);
+/* out = a + residual, then the activation; used where `sum` is not possible. */
+int hapi_dnn_add(struct hapi_dnn *b, int a_rep, int b_rep, int out_rep, const struct hapi_act *act,
+                 struct hapi_err *err);
+int hapi_dnn_activate(struct hapi_dnn *b, int x_rep, int out_rep, const struct hapi_act *act,
+                      struct hapi_err *err);
+
+#endif

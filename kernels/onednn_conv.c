@@ -1,0 +1,318 @@
+/* Convolution, pooling, batch normalisation: channels-last, rank 3 as rank 4 with height 1. */
+#include <math.h>
+#include <string.h>
+
+#include "onednn.h"
+#include "ref.h"
+
+/* Above this a convolution or product is not left to plain loops: 2 GFLOP take them about two seconds. */
+static const double plain_flops_max = 2e9;
+
+/* A window in oneDNN's terms: arrays of the length it declares, dilation counted from 0. */
+struct geometry {
+    dnnl_dims_t kernel, stride, dilation, pad_begin, pad_end;
+};
+
+static void geometry_of(const struct hapi_window *w, struct geometry *g)
+{
+    memset(g, 0, sizeof *g);
+    for (int d = 0; d < 2; d++) {
+        g->kernel[d] = w->kernel[d];
+        g->stride[d] = w->stride[d];
+        g->dilation[d] = w->dilation[d] - 1;
+        g->pad_begin[d] = w->pad_begin[d];
+        g->pad_end[d] = w->pad_end[d];
+    }
+}
+
+struct conv {
+    struct hapi_window w;
+    int x, weights, bias; /* values; bias may be HAPI_NO_VALUE */
+    enum hapi_layout layout;
+    enum hapi_dtype dtype, out_dtype;
+    dnnl_memory_desc_t src, wei, wei_plain, bia, dst;
+};
+
+/* Weights (M, C/group, kH, kW), with groups as (G, M/G, C/group, kH, kW), in the model's order. */
+static dnnl_status_t weights_md(const struct hapi_dnn *b, struct conv *c)
+{
+    const struct hapi_shape *s = &b->g->values[c->weights].shape;
+    int64_t m = s->dim[0], per = s->dim[1], g = c->w.group, *k = c->w.kernel;
+    dnnl_dims_t plain = {m, per, k[0], k[1]}, grouped = {g, m / g, per, k[0], k[1]};
+    const dnnl_dim_t *dims = g > 1 ? grouped : plain;
+    int n = g > 1 ? 5 : 4;
+    dnnl_status_t st =
+        dnnl_memory_desc_init_by_tag(&c->wei_plain, n, dims, dnnl_f32, n == 5 ? dnnl_abcde : dnnl_abcd);
+
+    return st ? st
+              : dnnl_memory_desc_init_by_tag(&c->wei, n, dims, hapi_dnn_type(c->dtype), dnnl_format_tag_any);
+}
+
+static int conv_pd(struct hapi_dnn *b, struct conv *c, bool sum, const struct hapi_act *act,
+                   dnnl_primitive_desc_t *pd)
+{
+    const struct hapi_shape *xs = &b->g->values[c->x].shape, *os = &b->g->values[b->step->out].shape;
+    dnnl_dims_t bias = {os->dim[1]};
+    struct geometry geo;
+    dnnl_convolution_desc_t d;
+    dnnl_primitive_attr_t attr;
+    int rc = HAPI_DNN_NONE;
+
+    geometry_of(&c->w, &geo);
+    if (hapi_dnn_attr(sum, act, &attr))
+        goto done;
+    if (hapi_dnn_md4(xs, c->dtype, c->layout, &c->src) ||
+        hapi_dnn_md4(os, c->out_dtype, c->layout, &c->dst) || weights_md(b, c) ||
+        dnnl_memory_desc_init_by_tag(&c->bia, 1, bias, dnnl_f32, dnnl_a))
+        goto done;
+    if (dnnl_dilated_convolution_forward_desc_init(&d, dnnl_forward_inference, dnnl_convolution_direct,
+                                                   &c->src, &c->wei, c->bias >= 0 ? &c->bia : NULL, &c->dst,
+                                                   geo.stride, geo.dilation, geo.pad_begin, geo.pad_end))
+        goto done;
+    rc = hapi_dnn_pd(b, &d, attr, pd);
+done:
+    dnnl_primitive_attr_destroy(attr);
+    return rc;
+}
+
+/* Emits the convolution of pd into dst; what pd did not take of residual and activation comes after it. */
+static int conv_emit(struct hapi_dnn *b, struct conv *c, dnnl_primitive_desc_t pd, bool sum, bool act,
+                     int residual, struct hapi_err *err)
+{
+    const struct hapi_step *s = b->step;
+    const dnnl_memory_desc_t *wei = dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
+    int bias = -1, dst, n = 3, weights, x;
+
+    x = hapi_dnn_need(b, c->x, c->dtype, c->layout, err);
+    weights = x < 0 ? x : hapi_dnn_weight_of(b, c->weights, &c->wei_plain, wei, err);
+    if (weights >= 0 && c->bias >= 0)
+        bias = hapi_dnn_need(b, c->bias, HAPI_F32, HAPI_LAYOUT_PLAIN, err);
+    if (x < 0 || weights < 0 || (c->bias >= 0 && bias < 0)) {
+        dnnl_primitive_desc_destroy(pd);
+        return x < 0 ? x : weights < 0 ? weights : bias;
+    }
+    dst = sum ? hapi_dnn_make_in(b, s->out, c->out_dtype, c->layout, b->reps[residual].storage, err)
+              : hapi_dnn_make(b, s->out, c->out_dtype, c->layout, err);
+    if (dst < 0) {
+        dnnl_primitive_desc_destroy(pd);
+        return dst;
+    }
+    struct hapi_dnn_arg args[4] = {{DNNL_ARG_SRC, &c->src, b->reps[x].storage},
+                                   {DNNL_ARG_WEIGHTS, wei, weights},
+                                   {DNNL_ARG_DST, &c->dst, b->reps[dst].storage}};
+    if (bias >= 0)
+        args[n++] = (struct hapi_dnn_arg){DNNL_ARG_BIAS, &c->bia, b->reps[bias].storage};
+    int rc = hapi_dnn_execute(b, pd, args, n, err);
+    if (!rc && residual >= 0 && !sum)
+        rc = hapi_dnn_add(b, dst, residual, dst, act ? NULL : &s->act, err);
+    else if (!rc && !act && s->act.kind != HAPI_ACT_NONE)
+        rc = hapi_dnn_activate(b, dst, dst, &s->act, err);
+    return rc;
+}
+
+/* One formulation: layout, with sum and activation inside the kernel or after it. */
+static int conv_try(struct hapi_dnn *b, struct conv *c, bool fused, struct hapi_err *err)
+{
+    const struct hapi_step *s = b->step;
+    dnnl_primitive_desc_t pd;
+    int residual = -1;
+    bool sum = false, act = fused && s->act.kind != HAPI_ACT_NONE;
+
+    if (s->residual >= 0) {
+        residual = hapi_dnn_need(b, s->residual, c->out_dtype, c->layout, err);
+        if (residual < 0)
+            return residual;
+        int x = hapi_dnn_need(b, c->x, c->dtype, c->layout, err);
+        if (x < 0)
+            return x;
+        /* The kernel reads x while it writes over the residual: they must not be one buffer. */
+        sum = fused && hapi_dnn_dies(b, residual) && b->reps[residual].storage != b->reps[x].storage;
+        act = act && sum;
+    }
+    int rc = conv_pd(b, c, sum, act ? &s->act : NULL, &pd);
+    return rc ? rc : conv_emit(b, c, pd, sum, act, residual, err);
+}
+
+int hapi_dnn_conv(struct hapi_dnn *b, struct hapi_err *err)
+{
+    const struct hapi_node *n = b->step->node;
+    const struct hapi_shape *k = &b->g->values[n->in[1]].shape, *o = &b->g->values[b->step->out].shape;
+    struct conv c = {.x = n->in[0], .weights = n->in[1], .bias = n->n_in > 2 ? n->in[2] : HAPI_NO_VALUE};
+    int rc = hapi_window_of(b->g, n, &c.w, err);
+
+    if (rc)
+        return rc;
+    if (b->g->values[c.x].dtype != HAPI_F32 || k->dim[1] * c.w.group != b->g->values[c.x].shape.dim[1] ||
+        k->dim[0] % c.w.group)
+        return HAPI_DNN_NONE;
+    c.dtype = b->spec.dtype;
+    c.out_dtype = b->out_of[b->step->out] >= 0 ? HAPI_F32 : c.dtype;
+    rc = HAPI_DNN_NONE;
+    for (int i = 0; i < 4 && rc == HAPI_DNN_NONE; i++) {
+        c.layout = i < 2 ? HAPI_LAYOUT_NHWC : HAPI_LAYOUT_PLAIN;
+        rc = conv_try(b, &c, i % 2 == 0, err);
+    }
+    double flops = 2.0 * (double)(hapi_ref_count(o) * k->dim[1]) * (double)(c.w.kernel[0] * c.w.kernel[1]);
+    if (rc == HAPI_DNN_NONE && flops > plain_flops_max)
+        return hapi_dnn_fail(b, dnnl_unimplemented, "oneDNN has no fast convolution of this shape", err);
+    return rc;
+}
+
+struct pool {
+    struct hapi_window w;
+    dnnl_alg_kind_t alg;
+};
+
+/* x pooled into out, both of dtype and channels-last; HAPI_DNN_NONE before anything is appended. */
+static int pool_emit(struct hapi_dnn *b, struct pool *p, int value, int out, struct hapi_err *err)
+{
+    enum hapi_dtype dtype = hapi_dnn_dtype(b, value);
+    const struct hapi_shape *xs = &b->g->values[value].shape;
+    struct hapi_shape os = *xs;
+    struct geometry geo;
+    dnnl_memory_desc_t src, dst;
+    dnnl_pooling_v2_desc_t d;
+    dnnl_primitive_attr_t attr;
+    dnnl_primitive_desc_t pd;
+    int rc = HAPI_DNN_NONE;
+
+    geometry_of(&p->w, &geo);
+    os.dim[2] = p->w.out[0];
+    if (os.rank == 3)
+        os.dim[2] = p->w.out[1];
+    else
+        os.dim[3] = p->w.out[1];
+    if (!hapi_dnn_attr(false, NULL, &attr) && !hapi_dnn_md4(xs, dtype, HAPI_LAYOUT_NHWC, &src) &&
+        !hapi_dnn_md4(&os, dtype, HAPI_LAYOUT_NHWC, &dst) &&
+        !dnnl_pooling_v2_forward_desc_init(&d, dnnl_forward_inference, p->alg, &src, &dst, geo.stride,
+                                           geo.kernel, geo.dilation, geo.pad_begin, geo.pad_end))
+        rc = hapi_dnn_pd(b, &d, attr, &pd);
+    dnnl_primitive_attr_destroy(attr);
+    if (rc)
+        return rc;
+    int x = hapi_dnn_need(b, value, dtype, HAPI_LAYOUT_NHWC, err);
+    int y = x < 0 ? x : hapi_dnn_make(b, out, dtype, HAPI_LAYOUT_NHWC, err);
+    if (y < 0) {
+        dnnl_primitive_desc_destroy(pd);
+        return y;
+    }
+    struct hapi_dnn_arg args[2] = {{DNNL_ARG_SRC, &src, b->reps[x].storage},
+                                   {DNNL_ARG_DST, &dst, b->reps[y].storage}};
+    return hapi_dnn_execute(b, pd, args, 2, err);
+}
+
+int hapi_dnn_pool(struct hapi_dnn *b, struct hapi_err *err)
+{
+    const struct hapi_node *n = b->step->node;
+    struct pool p = {.alg = dnnl_pooling_avg_exclude_padding};
+    bool max = n->op == HAPI_OP_MaxPool || n->op == HAPI_OP_GlobalMaxPool, past = false;
+    int rc = hapi_window_of(b->g, n, &p.w, err);
+
+    if (rc)
+        return rc;
+    if (b->g->values[n->in[0]].dtype != HAPI_F32 || (n->n_out > 1 && n->out[1] >= 0))
+        return HAPI_DNN_NONE;
+    for (int d = 0; d < 2; d++) {
+        int64_t reach = (p.w.kernel[d] - 1) * p.w.dilation[d] + 1;
+        int64_t end = (p.w.out[d] - 1) * p.w.stride[d] + reach - p.w.in[d] - p.w.pad_begin[d];
+        past |= end > p.w.pad_end[d];
+        p.w.pad_end[d] = end; /* what the windows really cover: oneDNN wants it exact */
+    }
+    /* A window past the padding (ceil_mode) divides by what is inside it, which oneDNN does not. */
+    if (!max && past && p.w.count_include_pad)
+        return HAPI_DNN_NONE;
+    if (max)
+        p.alg = dnnl_pooling_max;
+    else if (p.w.count_include_pad)
+        p.alg = dnnl_pooling_avg_include_padding;
+    return pool_emit(b, &p, n->in[0], b->step->out, err);
+}
+
+/* Mean over all spatial dims of (N,C,H,W), which is a pool; HAPI_DNN_NONE for other reductions. */
+static bool is_spatial_mean(const struct hapi_dnn *b, const struct hapi_node *n)
+{
+    const struct hapi_value *x = &b->g->values[n->in[0]];
+    int64_t axes[HAPI_MAX_RANK] = {0};
+    size_t count = hapi_node_ints(n, "axes", axes, HAPI_MAX_RANK);
+
+    if (n->n_in > 1 && n->in[1] >= 0) {
+        const struct hapi_value *v = &b->g->values[n->in[1]];
+        if (!v->data || hapi_ref_count(&v->shape) > HAPI_MAX_RANK)
+            return false;
+        count = (size_t)hapi_ref_count(&v->shape);
+        for (size_t i = 0; i < count; i++)
+            axes[i] = hapi_ref_get_i(v->data, v->dtype, (int64_t)i);
+    }
+    if (n->op != HAPI_OP_ReduceMean || x->dtype != HAPI_F32 || x->shape.rank != 4 || count != 2)
+        return false;
+    int a = hapi_ref_axis(axes[0], 4), c = hapi_ref_axis(axes[1], 4);
+    return (a == 2 && c == 3) || (a == 3 && c == 2);
+}
+
+int hapi_dnn_reduce(struct hapi_dnn *b, struct hapi_err *err)
+{
+    const struct hapi_node *n = b->step->node;
+    const struct hapi_shape *s = &b->g->values[n->in[0]].shape;
+    struct pool p = {.alg = dnnl_pooling_avg_exclude_padding};
+
+    if (!is_spatial_mean(b, n) || b->g->values[b->step->out].shape.rank != 4)
+        return HAPI_DNN_NONE;
+    p.w = (struct hapi_window){.kernel = {s->dim[2], s->dim[3]},
+                               .stride = {1, 1},
+                               .dilation = {1, 1},
+                               .in = {s->dim[2], s->dim[3]},
+                               .out = {1, 1},
+                               .group = 1};
+    return pool_emit(b, &p, n->in[0], b->step->out, err);
+}
+
+/* Inference form as y = scale * (x - mean) / sqrt(var + eps) + shift. */
+int hapi_dnn_batch_norm(struct hapi_dnn *b, struct hapi_err *err)
+{
+    const struct hapi_node *n = b->step->node;
+    const struct hapi_value *x = &b->g->values[n->in[0]];
+    enum hapi_dtype dtype = hapi_dnn_dtype(b, n->in[0]);
+    unsigned flags = dnnl_use_global_stats | dnnl_use_scale | dnnl_use_shift;
+    static const int arg[5] = {DNNL_ARG_SRC, DNNL_ARG_SCALE, DNNL_ARG_SHIFT, DNNL_ARG_MEAN,
+                               DNNL_ARG_VARIANCE};
+    struct hapi_dnn_arg args[6];
+    dnnl_memory_desc_t md, per;
+    dnnl_batch_normalization_desc_t d;
+    dnnl_primitive_attr_t attr;
+    dnnl_primitive_desc_t pd;
+    bool relu = b->step->act.kind == HAPI_ACT_RELU && b->step->act.alpha == 0;
+    int rc = HAPI_DNN_NONE;
+
+    if (x->dtype != HAPI_F32 || (x->shape.rank != 3 && x->shape.rank != 4) ||
+        hapi_node_int(n, "training_mode", 0))
+        return HAPI_DNN_NONE;
+    dnnl_dims_t channels = {x->shape.dim[1]};
+    if (!hapi_dnn_attr(false, NULL, &attr) && !hapi_dnn_md4(&x->shape, dtype, HAPI_LAYOUT_NHWC, &md) &&
+        !dnnl_memory_desc_init_by_tag(&per, 1, channels, dnnl_f32, dnnl_a) &&
+        !dnnl_batch_normalization_forward_desc_init(&d, dnnl_forward_inference, &md,
+                                                    hapi_node_float(n, "epsilon", 1e-5F),
+                                                    flags | (relu ? dnnl_fuse_norm_relu : 0)))
+        rc = hapi_dnn_pd(b, &d, attr, &pd);
+    dnnl_primitive_attr_destroy(attr);
+    if (rc)
+        return rc;
+    for (int i = 0; i < 5; i++) {
+        int r = i ? hapi_dnn_need(b, n->in[i], HAPI_F32, HAPI_LAYOUT_PLAIN, err)
+                  : hapi_dnn_need(b, n->in[0], dtype, HAPI_LAYOUT_NHWC, err);
+        if (r < 0) {
+            dnnl_primitive_desc_destroy(pd);
+            return r;
+        }
+        args[i] = (struct hapi_dnn_arg){arg[i], i ? &per : &md, b->reps[r].storage};
+    }
+    int y = hapi_dnn_make(b, b->step->out, dtype, HAPI_LAYOUT_NHWC, err);
+    if (y < 0) {
+        dnnl_primitive_desc_destroy(pd);
+        return y;
+    }
+    args[5] = (struct hapi_dnn_arg){DNNL_ARG_DST, &md, b->reps[y].storage};
+    rc = hapi_dnn_execute(b, pd, args, 6, err);
+    if (!rc && !relu && b->step->act.kind != HAPI_ACT_NONE)
+        rc = hapi_dnn_activate(b, y, y, &b->step->act, err);
+    return rc;
+}

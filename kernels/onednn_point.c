@@ -1,0 +1,441 @@
+/* Element by element, and what only moves elements. */
+#include <string.h>
+
+#include "onednn.h"
+#include "ref.h"
+
+/* ------------------------------------------------------------------ activations */
+
+/* The first of the activation as a primitive of its own, the rest as post-ops of it. */
+static dnnl_status_t act_head(const struct hapi_act *a, dnnl_alg_kind_t *alg, float *alpha, float *beta)
+{
+    static const dnnl_alg_kind_t algs[] = {
+        [HAPI_ACT_RELU] = dnnl_eltwise_relu,          [HAPI_ACT_CLIP] = dnnl_eltwise_clip,
+        [HAPI_ACT_SIGMOID] = dnnl_eltwise_logistic,   [HAPI_ACT_SWISH] = dnnl_eltwise_swish,
+        [HAPI_ACT_HARDSIGMOID] = dnnl_eltwise_linear, [HAPI_ACT_HARDSWISH] = dnnl_eltwise_hardswish,
+        [HAPI_ACT_TANH] = dnnl_eltwise_tanh,          [HAPI_ACT_ELU] = dnnl_eltwise_elu,
+        [HAPI_ACT_GELU] = dnnl_eltwise_gelu_erf,
+    };
+
+    if (a->kind == HAPI_ACT_NONE)
+        return dnnl_unimplemented;
+    *alg = algs[a->kind];
+    *alpha = a->kind == HAPI_ACT_SWISH ? 1 : a->alpha;
+    *beta = a->beta;
+    return dnnl_success;
+}
+
+static int eltwise(struct hapi_dnn *b, dnnl_alg_kind_t alg, float alpha, float beta,
+                   const struct hapi_act *then, int x_rep, int out_rep, struct hapi_err *err)
+{
+    const struct hapi_dnn_rep x = b->reps[x_rep], y = b->reps[out_rep];
+    dnnl_memory_desc_t md;
+    dnnl_eltwise_desc_t d;
+    dnnl_primitive_attr_t attr;
+    dnnl_primitive_desc_t pd;
+    int rc = HAPI_DNN_NONE;
+
+    if (!hapi_dnn_attr(false, then, &attr) &&
+        !hapi_dnn_md(&b->g->values[y.value].shape, y.dtype, y.layout, 0, &md) &&
+        !dnnl_eltwise_forward_desc_init(&d, dnnl_forward_inference, alg, &md, alpha, beta))
+        rc = hapi_dnn_pd(b, &d, attr, &pd);
+    dnnl_primitive_attr_destroy(attr);
+    if (rc)
+        return hapi_dnn_fail(b, dnnl_unimplemented, "no fast activation", err);
+    struct hapi_dnn_arg args[2] = {{DNNL_ARG_SRC, &md, x.storage}, {DNNL_ARG_DST, &md, y.storage}};
+    return hapi_dnn_execute(b, pd, args, 2, err);
+}
+
+int hapi_dnn_activate(struct hapi_dnn *b, int x_rep, int out_rep, const struct hapi_act *act,
+                      struct hapi_err *err)
+{
+    static const struct hapi_act unit = {HAPI_ACT_CLIP, 0, 1};
+    dnnl_alg_kind_t alg;
+    float alpha, beta;
+
+    if (act_head(act, &alg, &alpha, &beta))
+        return hapi_dnn_fail(b, dnnl_unimplemented, "unknown activation", err);
+    return eltwise(b, alg, alpha, beta, act->kind == HAPI_ACT_HARDSIGMOID ? &unit : NULL, x_rep, out_rep,
+                   err);
+}
+
+/* A rep for the step's output in the memory of x where that may be overwritten, else in its own. */
+static int out_over(struct hapi_dnn *b, int x, struct hapi_err *err)
+{
+    const struct hapi_dnn_rep r = b->reps[x];
+    bool same =
+        hapi_ref_count(&b->g->values[r.value].shape) == hapi_ref_count(&b->g->values[b->step->out].shape);
+
+    return same && hapi_dnn_dies(b, x) ? hapi_dnn_make_in(b, b->step->out, r.dtype, r.layout, r.storage, err)
+                                       : hapi_dnn_make(b, b->step->out, r.dtype, r.layout, err);
+}
+
+int hapi_dnn_activation(struct hapi_dnn *b, struct hapi_err *err)
+{
+    const struct hapi_step *s = b->step;
+    struct hapi_act plain = s->act;
+    enum hapi_op_kind op = s->node->op;
+    dnnl_alg_kind_t alg = op == HAPI_OP_Exp    ? dnnl_eltwise_exp
+                          : op == HAPI_OP_Sqrt ? dnnl_eltwise_sqrt
+                                               : dnnl_eltwise_abs;
+
+    if (b->g->values[s->x].dtype != HAPI_F32 || !hapi_ref_count(&b->g->values[s->x].shape))
+        return HAPI_DNN_NONE;
+    int x = hapi_dnn_need(b, s->x, b->spec.dtype, hapi_dnn_layout(b, s->x), err);
+    int y = x < 0 ? x : out_over(b, x, err);
+    if (y < 0)
+        return y;
+    return s->act_only ? hapi_dnn_activate(b, x, y, &plain, err) : eltwise(b, alg, 0, 0, NULL, x, y, err);
+}
+
+/* ------------------------------------------------------------------ two operands */
+
+static int binary_pd(struct hapi_dnn *b, dnnl_alg_kind_t alg, const dnnl_memory_desc_t *md,
+                     const struct hapi_act *act, dnnl_primitive_desc_t *pd)
+{
+    dnnl_binary_desc_t d;
+    dnnl_primitive_attr_t attr;
+    int rc = HAPI_DNN_NONE;
+
+    if (!hapi_dnn_attr(false, act, &attr) && !dnnl_binary_desc_init(&d, alg, &md[0], &md[1], &md[2]))
+        rc = hapi_dnn_pd(b, &d, attr, pd);
+    dnnl_primitive_attr_destroy(attr);
+    return rc;
+}
+
+static int binary_execute(struct hapi_dnn *b, dnnl_primitive_desc_t pd, const dnnl_memory_desc_t *md, int x,
+                          int y, int out, struct hapi_err *err)
+{
+    struct hapi_dnn_arg args[3] = {{DNNL_ARG_SRC_0, &md[0], b->reps[x].storage},
+                                   {DNNL_ARG_SRC_1, &md[1], b->reps[y].storage},
+                                   {DNNL_ARG_DST, &md[2], b->reps[out].storage}};
+    return hapi_dnn_execute(b, pd, args, 3, err);
+}
+
+int hapi_dnn_add(struct hapi_dnn *b, int a_rep, int b_rep, int out_rep, const struct hapi_act *act,
+                 struct hapi_err *err)
+{
+    const int reps[3] = {a_rep, b_rep, out_rep};
+    dnnl_memory_desc_t md[3];
+    dnnl_primitive_desc_t pd;
+
+    for (int i = 0; i < 3; i++) {
+        const struct hapi_dnn_rep *r = &b->reps[reps[i]];
+        if (hapi_dnn_md(&b->g->values[r->value].shape, r->dtype, r->layout, 0, &md[i]))
+            return hapi_dnn_fail(b, dnnl_invalid_arguments, "cannot describe a tensor", err);
+    }
+    if (binary_pd(b, dnnl_binary_add, md, act, &pd))
+        return hapi_dnn_fail(b, dnnl_unimplemented, "no fast addition", err);
+    return binary_execute(b, pd, md, a_rep, b_rep, out_rep, err);
+}
+
+/* Descriptor of an operand against an output of rank n, in the rep that it gets: operands of full rank take
+ * the output's layout, others (scales, biases: few elements) stay in the model's order. */
+static dnnl_status_t operand_md(const struct hapi_dnn *b, int value, int n, enum hapi_layout layout,
+                                enum hapi_dtype dtype, enum hapi_layout *taken, dnnl_memory_desc_t *md)
+{
+    const struct hapi_shape *s = &b->g->values[value].shape;
+
+    *taken = s->rank == n ? layout : HAPI_LAYOUT_PLAIN;
+    return hapi_dnn_md(s, dtype, *taken, n, md);
+}
+
+static bool alg_of(enum hapi_op_kind op, dnnl_alg_kind_t *alg)
+{
+    static const struct {
+        enum hapi_op_kind op;
+        dnnl_alg_kind_t alg;
+    } known[] = {{HAPI_OP_Add, dnnl_binary_add}, {HAPI_OP_Sub, dnnl_binary_sub},
+                 {HAPI_OP_Mul, dnnl_binary_mul}, {HAPI_OP_Div, dnnl_binary_div},
+                 {HAPI_OP_Max, dnnl_binary_max}, {HAPI_OP_Min, dnnl_binary_min}};
+
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (known[i].op == op) {
+            *alg = known[i].alg;
+            return true;
+        }
+    return false;
+}
+
+/* Channels-last when an operand of the output's shape is. */
+static enum hapi_layout binary_layout(const struct hapi_dnn *b, const int *in, int out)
+{
+    const struct hapi_shape *o = &b->g->values[out].shape;
+
+    for (int i = 0; i < 2; i++)
+        if (hapi_shape_equal(&b->g->values[in[i]].shape, o) && hapi_dnn_layout(b, in[i]) == HAPI_LAYOUT_NHWC)
+            return HAPI_LAYOUT_NHWC;
+    return HAPI_LAYOUT_PLAIN;
+}
+
+int hapi_dnn_binary(struct hapi_dnn *b, struct hapi_err *err)
+{
+    const struct hapi_step *s = b->step;
+    const struct hapi_value *o = &b->g->values[s->out];
+    int in[2] = {s->node->in[0], s->node->n_in == 2 ? s->node->in[1] : HAPI_NO_VALUE}, rep[2],
+        rc = HAPI_DNN_NONE;
+    enum hapi_dtype dtype = b->spec.dtype;
+    enum hapi_layout taken[2];
+    dnnl_memory_desc_t md[3];
+    dnnl_alg_kind_t alg;
+    dnnl_primitive_desc_t pd;
+
+    if (in[1] < 0 || o->dtype != HAPI_F32 || !alg_of(s->node->op, &alg) || !hapi_ref_count(&o->shape) ||
+        (b->g->opset < 7 && hapi_node_attr(s->node, "axis")))
+        return HAPI_DNN_NONE;
+    /* oneDNN broadcasts the second operand only. */
+    bool commutes = s->node->op != HAPI_OP_Sub && s->node->op != HAPI_OP_Div;
+    if (commutes && !hapi_shape_equal(&b->g->values[in[0]].shape, &o->shape)) {
+        in[0] = s->node->in[1];
+        in[1] = s->node->in[0];
+    }
+    if (!hapi_shape_equal(&b->g->values[in[0]].shape, &o->shape))
+        return HAPI_DNN_NONE;
+    enum hapi_layout layout = binary_layout(b, in, s->out);
+    int n = o->shape.rank ? o->shape.rank : 1;
+    if (!operand_md(b, in[0], n, layout, dtype, &taken[0], &md[0]) &&
+        !operand_md(b, in[1], n, layout, dtype, &taken[1], &md[1]) &&
+        !hapi_dnn_md(&o->shape, dtype, layout, n, &md[2]))
+        rc = binary_pd(b, alg, md, &s->act, &pd);
+    if (rc)
+        return rc;
+    for (int i = 0; i < 2; i++) {
+        rep[i] = hapi_dnn_need(b, in[i], dtype, taken[i], err);
+        if (rep[i] < 0) {
+            dnnl_primitive_desc_destroy(pd);
+            return rep[i];
+        }
+    }
+    int over = hapi_dnn_dies(b, rep[0]) || !hapi_shape_equal(&b->g->values[in[1]].shape, &o->shape) ? 0 : 1;
+    int y = out_over(b, rep[over], err);
+    if (y < 0) {
+        dnnl_primitive_desc_destroy(pd);
+        return y;
+    }
+    return binary_execute(b, pd, md, rep[0], rep[1], y, err);
+}
+
+/* ------------------------------------------------------------------ moving */
+
+int hapi_dnn_concat(struct hapi_dnn *b, struct hapi_err *err)
+{
+    enum { INPUTS_MAX = 32 };
+    const struct hapi_node *n = b->step->node;
+    const struct hapi_value *o = &b->g->values[b->step->out];
+    int axis = hapi_ref_axis(hapi_node_int(n, "axis", 1), o->shape.rank), y;
+    enum hapi_layout layout = HAPI_LAYOUT_PLAIN;
+    struct hapi_dnn_arg args[INPUTS_MAX + 1];
+    dnnl_memory_desc_t src[INPUTS_MAX], dst;
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_primitive_desc_t pd;
+
+    if (o->dtype != HAPI_F32 || n->n_in > INPUTS_MAX || axis < 0)
+        return HAPI_DNN_NONE;
+    for (int i = 0; i < n->n_in; i++) {
+        if (!hapi_ref_count(&b->g->values[n->in[i]].shape))
+            return HAPI_DNN_NONE;
+        if (hapi_dnn_layout(b, n->in[i]) == HAPI_LAYOUT_NHWC)
+            layout = HAPI_LAYOUT_NHWC;
+    }
+    for (int i = 0; i < n->n_in; i++)
+        if (hapi_dnn_md(&b->g->values[n->in[i]].shape, b->spec.dtype, layout, 0, &src[i]))
+            return HAPI_DNN_NONE;
+    dnnl_status_t s = hapi_dnn_md(&o->shape, b->spec.dtype, layout, 0, &dst);
+    if (!s)
+        s = hapi_dnn_attr(false, NULL, &attr);
+    if (!s)
+        s = dnnl_concat_primitive_desc_create(&pd, &dst, n->n_in, axis, src, attr, b->engine);
+    dnnl_primitive_attr_destroy(attr);
+    if (s || hapi_dnn_pd_fast(&pd))
+        return HAPI_DNN_NONE;
+    for (int i = 0; i < n->n_in; i++) {
+        int r = hapi_dnn_need(b, n->in[i], b->spec.dtype, layout, err);
+        if (r < 0) {
+            dnnl_primitive_desc_destroy(pd);
+            return r;
+        }
+        args[i] = (struct hapi_dnn_arg){DNNL_ARG_MULTIPLE_SRC + i, &src[i], b->reps[r].storage};
+    }
+    y = hapi_dnn_make(b, b->step->out, b->spec.dtype, layout, err);
+    if (y < 0) {
+        dnnl_primitive_desc_destroy(pd);
+        return y;
+    }
+    args[n->n_in] = (struct hapi_dnn_arg){DNNL_ARG_DST, &dst, b->reps[y].storage};
+    return hapi_dnn_execute(b, pd, args, n->n_in + 1, err);
+}
+
+/* Reshape, Flatten, Squeeze, Unsqueeze, Identity: another name for the same bytes in the model's order. */
+int hapi_dnn_reshape(struct hapi_dnn *b, struct hapi_err *err)
+{
+    int x = b->step->node->in[0];
+    int r = hapi_dnn_need(b, x, hapi_dnn_dtype(b, x), HAPI_LAYOUT_PLAIN, err);
+
+    if (r < 0)
+        return r;
+    int y = hapi_dnn_make_in(b, b->step->out, b->reps[r].dtype, HAPI_LAYOUT_PLAIN, b->reps[r].storage, err);
+    return y < 0 ? y : HAPI_OK;
+}
+
+/* The first rep that the value has, in the dtype of computing; constants in the model's order. */
+static int own_rep(struct hapi_dnn *b, int value, struct hapi_err *err)
+{
+    return hapi_dnn_need(b, value, hapi_dnn_dtype(b, value), hapi_dnn_layout(b, value), err);
+}
+
+int hapi_dnn_transpose(struct hapi_dnn *b, struct hapi_err *err)
+{
+    const struct hapi_node *n = b->step->node;
+    const struct hapi_shape *xs = &b->g->values[n->in[0]].shape, *os = &b->g->values[b->step->out].shape;
+    int64_t perm[HAPI_MAX_RANK], from[HAPI_MAX_RANK] = {0}, stride[HAPI_MAX_RANK] = {0},
+                                 want[HAPI_MAX_RANK] = {0};
+    size_t given = hapi_node_ints(n, "perm", perm, HAPI_MAX_RANK);
+    int x = own_rep(b, n->in[0], err), y;
+
+    if (x < 0)
+        return x;
+    if (given && given != (size_t)xs->rank)
+        return HAPI_DNN_NONE;
+    hapi_dnn_strides(b, x, from);
+    for (int i = 0; i < xs->rank; i++) {
+        int64_t p = given ? perm[i] : xs->rank - 1 - i;
+        if (p < 0 || p >= xs->rank)
+            return HAPI_DNN_NONE;
+        stride[i] = from[p];
+    }
+    /* Channels-last to NHWC dims (and back) moves nothing. */
+    for (int k = HAPI_LAYOUT_PLAIN; k <= (os->rank == 4 ? HAPI_LAYOUT_NHWC : HAPI_LAYOUT_PLAIN); k++) {
+        enum hapi_layout layout = (enum hapi_layout)k;
+        bool same = true;
+        hapi_dnn_dense(os, layout, want);
+        for (int i = 0; i < os->rank; i++)
+            same &= os->dim[i] == 1 || stride[i] == want[i];
+        if (!same)
+            continue;
+        y = hapi_dnn_make_in(b, b->step->out, b->reps[x].dtype, layout, b->reps[x].storage, err);
+        return y < 0 ? y : HAPI_OK;
+    }
+    y = hapi_dnn_make(b, b->step->out, b->reps[x].dtype, HAPI_LAYOUT_PLAIN, err);
+    return y < 0 ? y : hapi_dnn_view(b, x, 0, stride, y, err);
+}
+
+/* k-th number of Slice's list, from the attribute (opset < 10) or a constant input. */
+static bool slice_number(const struct hapi_dnn *b, const char *name, int index, int64_t k, int64_t *out)
+{
+    const struct hapi_node *n = b->step->node;
+    const struct hapi_attr *a = hapi_node_attr(n, name);
+
+    if (index < n->n_in && n->in[index] >= 0) {
+        const struct hapi_value *v = &b->g->values[n->in[index]];
+        if (!v->data || k >= hapi_ref_count(&v->shape))
+            return false;
+        *out = hapi_ref_get_i(v->data, v->dtype, k);
+        return true;
+    }
+    if (!a || a->type != HAPI_ATTR_INTS || k >= (int64_t)a->n)
+        return false;
+    *out = a->ints[k];
+    return true;
+}
+
+int hapi_dnn_slice(struct hapi_dnn *b, struct hapi_err *err)
+{
+    const struct hapi_node *n = b->step->node;
+    const struct hapi_shape *xs = &b->g->values[n->in[0]].shape;
+    int64_t stride[HAPI_MAX_RANK] = {0}, at = 0, start, axis, step;
+
+    for (int i = 1; i < n->n_in; i++)
+        if (n->in[i] >= 0 && !b->g->values[n->in[i]].data)
+            return HAPI_DNN_NONE;
+    if (!hapi_ref_count(&b->g->values[b->step->out].shape))
+        return HAPI_DNN_NONE;
+    int x = own_rep(b, n->in[0], err);
+    if (x < 0)
+        return x;
+    hapi_dnn_strides(b, x, stride);
+    for (int64_t k = 0; k < HAPI_MAX_RANK && slice_number(b, "starts", 1, k, &start); k++) {
+        if (!slice_number(b, "axes", 3, k, &axis))
+            axis = k;
+        if (!slice_number(b, "steps", 4, k, &step))
+            step = 1;
+        int d = hapi_ref_axis(axis, xs->rank);
+        if (d < 0 || !step)
+            return HAPI_DNN_NONE;
+        int64_t top = step < 0 ? xs->dim[d] - 1 : xs->dim[d];
+        start += start < 0 ? xs->dim[d] : 0;
+        start = start < 0 ? 0 : start > top ? top : start;
+        at += start * stride[d];
+        stride[d] *= step;
+    }
+    int y = hapi_dnn_make(b, b->step->out, b->reps[x].dtype, b->reps[x].layout, err);
+    return y < 0 ? y : hapi_dnn_view(b, x, at, stride, y, err);
+}
+
+int hapi_dnn_split(struct hapi_dnn *b, struct hapi_err *err)
+{
+    const struct hapi_node *n = b->step->node;
+    int64_t stride[HAPI_MAX_RANK] = {0}, at = 0;
+    int axis = hapi_ref_axis(hapi_node_int(n, "axis", 0), b->g->values[n->in[0]].shape.rank);
+    int x = axis < 0 ? HAPI_DNN_NONE : own_rep(b, n->in[0], err);
+
+    if (axis < 0 || x < 0)
+        return x;
+    hapi_dnn_strides(b, x, stride);
+    for (int i = 0; i < n->n_out; i++) {
+        if (n->out[i] < 0)
+            return HAPI_DNN_NONE;
+        int y = hapi_dnn_make(b, n->out[i], b->reps[x].dtype, b->reps[x].layout, err);
+        int rc = y < 0 ? y : hapi_dnn_view(b, x, at, stride, y, err);
+        if (rc)
+            return rc;
+        at += b->g->values[n->out[i]].shape.dim[axis] * stride[axis];
+    }
+    return HAPI_OK;
+}
+
+int hapi_dnn_expand(struct hapi_dnn *b, struct hapi_err *err)
+{
+    const struct hapi_node *n = b->step->node;
+    const struct hapi_shape *xs = &b->g->values[n->in[0]].shape, *os = &b->g->values[b->step->out].shape;
+    int64_t from[HAPI_MAX_RANK] = {0}, stride[HAPI_MAX_RANK] = {0};
+    int x = hapi_dnn_need(b, n->in[0], hapi_dnn_dtype(b, n->in[0]), HAPI_LAYOUT_PLAIN, err);
+
+    if (x < 0)
+        return x;
+    hapi_dnn_strides(b, x, from);
+    for (int i = 0; i < xs->rank; i++)
+        if (xs->dim[i] != 1)
+            stride[i + os->rank - xs->rank] = from[i];
+    int y = hapi_dnn_make(b, b->step->out, b->reps[x].dtype, HAPI_LAYOUT_PLAIN, err);
+    return y < 0 ? y : hapi_dnn_view(b, x, 0, stride, y, err);
+}
+
+/* One constant index: a slice (the class token of a transformer). */
+int hapi_dnn_gather(struct hapi_dnn *b, struct hapi_err *err)
+{
+    const struct hapi_node *n = b->step->node;
+    const struct hapi_value *ids = &b->g->values[n->in[1]];
+    const struct hapi_shape *xs = &b->g->values[n->in[0]].shape, *os = &b->g->values[b->step->out].shape;
+    int64_t from[HAPI_MAX_RANK] = {0}, stride[HAPI_MAX_RANK] = {0};
+    int axis = hapi_ref_axis(hapi_node_int(n, "axis", 0), xs->rank), shift = ids->shape.rank - 1;
+
+    if (axis < 0 || !ids->data || hapi_ref_count(&ids->shape) != 1)
+        return HAPI_DNN_NONE;
+    int64_t at = hapi_ref_get_i(ids->data, ids->dtype, 0);
+    at += at < 0 ? xs->dim[axis] : 0;
+    if (at < 0 || at >= xs->dim[axis])
+        return HAPI_DNN_NONE;
+    int x = own_rep(b, n->in[0], err);
+    if (x < 0)
+        return x;
+    hapi_dnn_strides(b, x, from);
+    for (int i = 0; i < xs->rank; i++)
+        if (i != axis)
+            stride[i < axis ? i : i + shift] = from[i];
+    /* A dim of one has any stride; the dense one of its neighbour keeps descriptors valid. */
+    for (int i = 0; i < os->rank; i++)
+        if (!stride[i])
+            stride[i] = 1;
+    int y = hapi_dnn_make(b, b->step->out, b->reps[x].dtype, HAPI_LAYOUT_PLAIN, err);
+    return y < 0 ? y : hapi_dnn_view(b, x, at * from[axis], stride, y, err);
+}

@@ -1,0 +1,300 @@
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels_ops.h"
+
+#if HAPI_HAVE_ONEDNN
+#include <dnnl.h>
+#endif
+
+static const struct hapi_backend_ops *const backends[] = {
+    &hapi_backend_ref,
+#if HAPI_HAVE_ONEDNN
+    &hapi_backend_onednn,
+#endif
+};
+
+/* Weights as a back end wants them, shared by the plans that differ in batch (or edges' layout) only. */
+struct store {
+    struct store *next;
+    const struct hapi_model *model;
+    const struct hapi_backend_ops *ops;
+    char *from, *to; /* "" for none */
+    enum hapi_dtype dtype;
+    void *weights;
+    int refs;
+};
+
+static pthread_mutex_t stores_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct store *stores;
+
+struct hapi_plan {
+    struct hapi_graph *g;
+    struct hapi_backend *backend;
+    struct store *store;
+    struct hapi_tensor_desc *in, *out; /* edges in the caller's order */
+    size_t *in_at, *out_at;            /* caller's position -> graph's position */
+    const void **in_ptr;               /* in graph's order, filled by each run */
+    void **out_ptr;
+};
+
+static const struct hapi_backend_ops *backend_find(const char *name)
+{
+    for (size_t i = 0; name && i < sizeof backends / sizeof *backends; i++)
+        if (!strcmp(backends[i]->name, name))
+            return backends[i];
+    return NULL;
+}
+
+const char *hapi_numeric_class(const char *backend)
+{
+    const struct hapi_backend_ops *ops = backend_find(backend);
+    return ops ? ops->numeric_class() : NULL;
+}
+
+bool hapi_cpu_has_bf16(bool *amx)
+{
+    bool has = false, tiles = false;
+#if HAPI_HAVE_ONEDNN
+    /* oneDNN's answer, not cpuid's: AMX also needs the kernel's permission, which it asks for. ISA values are
+     * sets of features. */
+    unsigned isa = (unsigned)dnnl_get_effective_cpu_isa(), bf16 = dnnl_cpu_isa_avx512_core_bf16;
+    unsigned tile = dnnl_cpu_isa_avx512_core_amx;
+    has = (isa & bf16) == bf16;
+    tiles = (isa & tile) == tile;
+#endif
+    if (amx)
+        *amx = tiles;
+    return has;
+}
+
+/* ------------------------------------------------------------------ weight stores */
+
+static void store_free(struct store *s)
+{
+    if (s->weights)
+        s->ops->weights_free(s->weights);
+    free(s->to);
+    free(s->from);
+    free(s);
+}
+
+static void store_put(struct store *s)
+{
+    if (!s)
+        return;
+    pthread_mutex_lock(&stores_lock);
+    if (--s->refs) {
+        pthread_mutex_unlock(&stores_lock);
+        return;
+    }
+    for (struct store **p = &stores; *p; p = &(*p)->next)
+        if (*p == s) {
+            *p = s->next;
+            break;
+        }
+    pthread_mutex_unlock(&stores_lock);
+    store_free(s);
+}
+
+static struct store *store_new(const struct hapi_model *m, const struct hapi_backend_ops *ops,
+                               const char *from, const char *to, enum hapi_dtype dtype)
+{
+    struct store *s = calloc(1, sizeof *s);
+
+    if (!s)
+        return NULL;
+    s->from = strdup(from);
+    s->to = strdup(to);
+    if (!s->from || !s->to) {
+        store_free(s);
+        return NULL;
+    }
+    s->model = m;
+    s->ops = ops;
+    s->dtype = dtype;
+    s->refs = 1;
+    return s;
+}
+
+/* Plans with bound inputs have weights of their own: constants may follow from what was bound. */
+static struct store *store_get(const struct hapi_model *m, const struct hapi_backend_ops *ops,
+                               const struct hapi_plan_spec *spec)
+{
+    const char *from = spec->from ? spec->from : "", *to = spec->to ? spec->to : "";
+    struct store *s = NULL;
+
+    if (spec->n_bind)
+        return store_new(m, ops, from, to, spec->dtype);
+    pthread_mutex_lock(&stores_lock);
+    for (s = stores; s; s = s->next)
+        if (s->model == m && s->ops == ops && s->dtype == spec->dtype && !strcmp(s->from, from) &&
+            !strcmp(s->to, to))
+            break;
+    if (s) {
+        s->refs++;
+    } else if ((s = store_new(m, ops, from, to, spec->dtype))) {
+        s->next = stores;
+        stores = s;
+    }
+    pthread_mutex_unlock(&stores_lock);
+    return s;
+}
+
+/* ------------------------------------------------------------------ plans */
+
+static int spec_check(const struct hapi_plan_spec *spec, const struct hapi_backend_ops **ops,
+                      struct hapi_err *err)
+{
+    bool amx;
+
+    *ops = backend_find(spec->backend);
+    if (!*ops)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "no back end `%s` (built: ref%s)",
+                            spec->backend ? spec->backend : "", backend_find("onednn") ? ", onednn" : "");
+    if (spec->batch < 0 || spec->batch > 1 << 20)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "micro-batch %lld is not in 0..%d", (long long)spec->batch,
+                            1 << 20);
+    if (spec->dtype != HAPI_F32 && spec->dtype != HAPI_BF16)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "compute dtype %s (f32 and bf16 are possible)",
+                            hapi_dtype_name(spec->dtype));
+    if (spec->dtype == HAPI_BF16 && *ops == &hapi_backend_ref)
+        return hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "back end ref computes in f32 only");
+    if (spec->dtype == HAPI_BF16 && !hapi_cpu_has_bf16(&amx))
+        return hapi_err_set(
+            err, HAPI_EUNSUPPORTED, 0,
+            "this CPU has no bf16 arithmetic (%s): use f32, which is faster than emulated bf16",
+            (*ops)->numeric_class());
+    return HAPI_OK;
+}
+
+/* Describes n edges; those of a cut are in the order of their names, those of the model in graph order. */
+static int edges_make(const struct hapi_graph *g, const struct hapi_plan_spec *spec, const int *values,
+                      size_t n, bool sorted, struct hapi_tensor_desc **desc, size_t **at,
+                      struct hapi_err *err)
+{
+    *desc = calloc(n + 1, sizeof **desc);
+    *at = calloc(n + 1, sizeof **at);
+    if (!*desc || !*at)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a plan's edges");
+    for (size_t i = 0; i < n; i++) {
+        size_t k = i;
+        while (sorted && k > 0 &&
+               strcmp(g->values[values[(*at)[k - 1]]].name, g->values[values[i]].name) > 0) {
+            (*at)[k] = (*at)[k - 1];
+            k--;
+        }
+        (*at)[k] = i;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const struct hapi_value *v = &g->values[values[(*at)[i]]];
+        (*desc)[i] =
+            (struct hapi_tensor_desc){v->name, v->dtype, hapi_edge_layout(spec, &v->shape), v->shape};
+    }
+    return HAPI_OK;
+}
+
+int hapi_plan_memory_query(struct hapi_model *m, const struct hapi_plan_spec *spec,
+                           struct hapi_plan_memory *out, struct hapi_err *err)
+{
+    const struct hapi_backend_ops *ops;
+    struct hapi_backend *b = NULL;
+    struct hapi_graph *g = NULL;
+    int rc = spec_check(spec, &ops, err);
+
+    if (!rc)
+        rc = hapi_graph_bind(&g, m, spec, err);
+    if (!rc)
+        rc = ops->compile(&b, g, spec, NULL, err);
+    if (!rc)
+        ops->memory(b, out);
+    if (b)
+        ops->free(b);
+    hapi_graph_free(g);
+    return rc;
+}
+
+int hapi_plan_new(struct hapi_plan **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
+                  struct hapi_err *err)
+{
+    const struct hapi_backend_ops *ops;
+    struct hapi_plan *p;
+    int rc = spec_check(spec, &ops, err);
+
+    if (rc)
+        return rc;
+    p = calloc(1, sizeof *p);
+    if (!p)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a plan");
+    rc = hapi_graph_bind(&p->g, m, spec, err);
+    if (rc)
+        goto fail;
+    rc = edges_make(p->g, spec, p->g->inputs, p->g->n_inputs, spec->from != NULL, &p->in, &p->in_at, err);
+    if (!rc)
+        rc = edges_make(p->g, spec, p->g->outputs, p->g->n_outputs, spec->to != NULL, &p->out, &p->out_at,
+                        err);
+    if (rc)
+        goto fail;
+    p->in_ptr = calloc(p->g->n_inputs + 1, sizeof *p->in_ptr);
+    p->out_ptr = calloc(p->g->n_outputs + 1, sizeof *p->out_ptr);
+    p->store = store_get(m, ops, spec);
+    if (!p->in_ptr || !p->out_ptr || !p->store) {
+        rc = hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a plan");
+        goto fail;
+    }
+    rc = ops->compile(&p->backend, p->g, spec, &p->store->weights, err);
+    if (rc)
+        goto fail;
+    *out = p;
+    return HAPI_OK;
+fail:
+    hapi_plan_free(p);
+    return rc;
+}
+
+void hapi_plan_free(struct hapi_plan *p)
+{
+    if (!p)
+        return;
+    if (p->backend)
+        p->backend->ops->free(p->backend);
+    store_put(p->store);
+    free(p->out_ptr);
+    free(p->in_ptr);
+    free(p->out_at);
+    free(p->in_at);
+    free(p->out);
+    free(p->in);
+    hapi_graph_free(p->g);
+    free(p);
+}
+
+struct hapi_plan_memory hapi_plan_memory_get(const struct hapi_plan *p)
+{
+    struct hapi_plan_memory m;
+    p->backend->ops->memory(p->backend, &m);
+    return m;
+}
+
+size_t hapi_plan_inputs(const struct hapi_plan *p, const struct hapi_tensor_desc **out)
+{
+    *out = p->in;
+    return p->g->n_inputs;
+}
+
+size_t hapi_plan_outputs(const struct hapi_plan *p, const struct hapi_tensor_desc **out)
+{
+    *out = p->out;
+    return p->g->n_outputs;
+}
+
+int hapi_plan_run(struct hapi_plan *p, void *arena, const void *const *in, void *const *out,
+                  struct hapi_err *err)
+{
+    for (size_t i = 0; i < p->g->n_inputs; i++)
+        p->in_ptr[p->in_at[i]] = in[i];
+    for (size_t i = 0; i < p->g->n_outputs; i++)
+        p->out_ptr[p->out_at[i]] = out[i];
+    return p->backend->ops->run(p->backend, arena, p->in_ptr, p->out_ptr, err);
+}
