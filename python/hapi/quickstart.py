@@ -11,6 +11,7 @@ import tempfile
 from .node import Failed, Link, Node, train
 
 MBIT = 50
+EPOCHS = 20  # of the linear head
 
 
 def bytes_text(n):
@@ -104,7 +105,7 @@ def main(argv=None):
     p.add_argument("--data", required=True, metavar="DIR")
     p.add_argument("--model", required=True, metavar="FILE.onnx")
     p.add_argument("--seeds", type=int, default=3, help="runs of policy freeze whose accuracy is averaged (default: 3)")
-    p.add_argument("--epochs", type=int, default=20, help="of the linear head (default: 20)")
+    p.add_argument("--epochs", type=int, default=EPOCHS, help=f"of the linear head (default: {EPOCHS})")
     p.add_argument("--unshaped", action="store_true", help=f"photos over loopback in place of {MBIT} Mbit/s")
     a = p.parse_args(argv)
     # A signal unwinds the stack like an exception, so that nodes and namespaces are taken down.

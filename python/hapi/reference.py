@@ -35,8 +35,9 @@ def raw_pixels():
     return probe(train_x, train_y, test_x, test_y, C_PIXELS)
 
 
-def torch_features(weights, name):
-    """(features (n,1280), labels) of dataset fashion-train or fashion-test by torch, with Lite0's own transform."""
+def torch_features(weights, name, limit=None):
+    """(features (n,1280), labels) of the first `limit` images of dataset fashion-train or fashion-test by torch, with
+    Lite0's own transform."""
     import torch
     from PIL import Image
 
@@ -44,7 +45,7 @@ def torch_features(weights, name):
 
     net, t = models.build("lite0", weights)
     p = data.DATASETS[name]
-    images, labels = data.fashion_raw(p["part"], p["n"])
+    images, labels = data.fashion_raw(p["part"], limit or p["n"])
     jpegs = [data.fashion_jpeg(x, p["size"], p["quality"]) for x in images]
     out = []
     with torch.no_grad():
@@ -56,7 +57,7 @@ def torch_features(weights, name):
 
 def main():
     p = argparse.ArgumentParser(prog="hapi.reference", description=__doc__.splitlines()[0])
-    p.add_argument("--torch", action="store_true", help="also Lite0's features, pretrained and random, by torch (2 min)")
+    p.add_argument("--torch", action="store_true", help="also Lite0's features, pretrained and random, by torch (5 min)")
     a = p.parse_args()
     print(f"logistic regression on raw pixels: {raw_pixels():.3f}")
     for weights in ("pretrained", "random") if a.torch else ():
