@@ -61,7 +61,7 @@ class BadSamples(unittest.TestCase):
             os.unlink(os.path.join(cls.data, dataset, "bad-deleted.jpg"))
 
     def job(self, dataset, *options):
-        common = ("--nodes", self.node.address, "--dataset", dataset, "--test-dataset", "good", "--epochs", 1)
+        common = ("--nodes", self.node.address, "--dataset", dataset, "--test-dataset", dataset, "--epochs", 1)
         return hapi("train", self.model, *common, *options)
 
     def test_skip_reports_and_trains_on_the_rest(self):
