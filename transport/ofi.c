@@ -1,0 +1,463 @@
+/*
+ * libfabric's tcp provider as the data connection: FI_EP_MSG, because it has per-peer teardown (closing the
+ * endpoint is the fence; closing a memory region is none) and carries the nonce in its CM data.
+ *
+ * The provider moves bytes only inside our calls: the wait fd of the completion queue says when to call.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "ofi_int.h"
+
+enum { CQ_BATCH = 16 };
+
+#define CONN_OF(w, member) ((struct ofi_conn *)((char *)(w)-offsetof(struct ofi_conn, member)))
+
+int hapi_ofi_error(struct hapi_err *err, int rc, const char *what)
+{
+    int code = rc == -FI_ENOMEM ? HAPI_ENOMEM : HAPI_ETRANSPORT;
+
+    return hapi_err_set(err, code, -rc, "libfabric: %s: %s", what, fi_strerror(-rc));
+}
+
+/* ---- fabric ---- */
+
+int hapi_ofi_info(struct fi_info **out, const char *host, uint16_t port, uint64_t flags, struct hapi_err *err)
+{
+    struct fi_info *hints = fi_allocinfo();
+    char service[8];
+
+    if (!hints)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "libfabric: no memory");
+    hints->caps = FI_MSG | FI_RMA;
+    hints->ep_attr->type = FI_EP_MSG;
+    hints->addr_format = FI_FORMAT_UNSPEC;
+    hints->fabric_attr->prov_name = strdup("tcp");
+    hints->domain_attr->mr_mode = 0; /* offsets for addresses, keys of our own choice */
+    hints->domain_attr->threading = FI_THREAD_DOMAIN;
+    hints->domain_attr->cq_data_size = 4;
+    /* A write with data is seen after the writes before it. */
+    hints->tx_attr->msg_order = FI_ORDER_WAW | FI_ORDER_SAW;
+    hints->rx_attr->msg_order = FI_ORDER_WAW | FI_ORDER_SAW;
+    snprintf(service, sizeof service, "%u", port);
+    int rc = fi_getinfo(FI_VERSION(1, 15), host, host ? service : NULL, flags, hints, out);
+    fi_freeinfo(hints);
+    if (rc == -FI_ENODATA || rc == -FI_ENOSYS)
+        return hapi_err_set(err, HAPI_EUNSUPPORTED, -rc,
+                            "libfabric here has no tcp provider that can reach %s",
+                            host ? host : "a network");
+    return rc ? hapi_ofi_error(err, rc, "fi_getinfo") : 0;
+}
+
+static int ofi_probe(struct hapi_err *err)
+{
+    struct fi_info *info;
+    int rc = hapi_ofi_info(&info, NULL, 0, 0, err);
+
+    if (rc == 0)
+        fi_freeinfo(info);
+    return rc;
+}
+
+static int ofi_fabric_open(struct hapi_fabric **out, const struct hapi_fabric *proto, struct hapi_err *err)
+{
+    struct ofi_fabric *f = calloc(1, sizeof *f);
+    int rc;
+
+    if (!f)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a fabric");
+    f->base = *proto;
+    rc = hapi_ofi_info(&f->info, NULL, 0, 0, err);
+    if (rc)
+        goto fail_alloc;
+    rc = fi_fabric(f->info->fabric_attr, &f->fid, NULL);
+    if (rc) {
+        rc = hapi_ofi_error(err, rc, "fi_fabric");
+        goto fail_info;
+    }
+    *out = &f->base;
+    return 0;
+fail_info:
+    fi_freeinfo(f->info);
+fail_alloc:
+    free(f);
+    return rc;
+}
+
+static void ofi_fabric_close(struct hapi_fabric *base)
+{
+    struct ofi_fabric *f = (struct ofi_fabric *)base;
+
+    fi_close(&f->fid->fid);
+    fi_freeinfo(f->info);
+    free(f);
+}
+
+/* Opens an event queue and watches its descriptor. */
+int hapi_ofi_eq(struct ofi_fabric *f, struct fid_eq **eq, struct hapi_watch *w, struct hapi_err *err)
+{
+    struct fi_eq_attr attr = {.size = 64, .wait_obj = FI_WAIT_FD};
+    int rc = fi_eq_open(f->fid, &attr, eq, NULL);
+
+    if (rc)
+        return hapi_ofi_error(err, rc, "fi_eq_open");
+    rc = fi_control(&(*eq)->fid, FI_GETWAIT, &w->fd);
+    if (rc)
+        return hapi_ofi_error(err, rc, "wait descriptor of an event queue");
+    w->events = POLLIN;
+    return 0;
+}
+
+/* ---- completions ---- */
+
+static int post_recv(struct ofi_conn *c, uint8_t *buf)
+{
+    ssize_t rc = fi_recv(c->ep, buf, HAPI_REQUEST_MAX, NULL, 0, buf);
+
+    return rc ? (int)rc : 0;
+}
+
+static void completed(struct ofi_conn *c, const struct fi_cq_data_entry *e)
+{
+    struct hapi_conn *b = &c->base;
+
+    if (e->flags & FI_REMOTE_CQ_DATA) {
+        if (e->data > UINT32_MAX)
+            hapi_conn_failf(b, HAPI_EPROTO, 0, "the peer sent an immediate of more than 32 bits");
+        else
+            hapi_conn_imm_came(b, (uint32_t)e->data);
+    } else if (e->flags & FI_RECV) {
+        uint8_t *buf = e->op_context;
+        hapi_conn_recv_came(b, buf, e->len);
+        if (b->state != HAPI_CONN_CLOSED && post_recv(c, buf))
+            hapi_conn_failf(b, HAPI_ETRANSPORT, 0, "libfabric: cannot post a receive");
+    } else if (e->op_context) {
+        hapi_conn_done(b, e->op_context, 0);
+    }
+}
+
+static void cq_failed(struct ofi_conn *c)
+{
+    struct fi_cq_err_entry e = {0};
+    struct hapi_conn *b = &c->base;
+    char text[128];
+
+    if (fi_cq_readerr(c->cq, &e, 0) != 1)
+        return;
+    snprintf(text, sizeof text, "%s", fi_strerror(e.err));
+    /* A flushed operation is what the end of the connection looks like; its cause comes as an event. */
+    if (!(e.flags & FI_RECV) && e.op_context)
+        hapi_conn_done(b, e.op_context, e.err == FI_ECANCELED ? HAPI_ECANCELED : HAPI_ETRANSPORT);
+    if (b->state != HAPI_CONN_CLOSED)
+        hapi_conn_failf(b, e.err == FI_ECANCELED ? HAPI_ECLOSED : HAPI_ETRANSPORT, e.err,
+                        e.err == FI_ECANCELED ? "the peer closed the data connection" : "data connection: %s",
+                        text);
+}
+
+/* Takes all there is; false when the connection has ended meanwhile. */
+static bool take_completions(struct ofi_conn *c)
+{
+    struct fi_cq_data_entry e[CQ_BATCH];
+
+    while (c->base.state != HAPI_CONN_CLOSED) {
+        ssize_t n = fi_cq_read(c->cq, e, CQ_BATCH);
+        if (n == -FI_EAGAIN)
+            return true;
+        if (n == -FI_EAVAIL) {
+            cq_failed(c);
+            continue;
+        }
+        if (n < 0) {
+            hapi_conn_failf(&c->base, HAPI_ETRANSPORT, (long)-n, "libfabric: completion queue: %s",
+                            fi_strerror((int)-n));
+            return false;
+        }
+        for (ssize_t i = 0; i < n && c->base.state != HAPI_CONN_CLOSED; i++)
+            completed(c, &e[i]);
+    }
+    return false;
+}
+
+/* Event queues are drained by their own watches: take_events() says whether it is worth to go on. */
+static bool take_events(struct ofi_conn *c);
+
+/* Reads until libfabric agrees that its descriptors may be slept on. */
+static void progress(struct ofi_conn *c)
+{
+    struct ofi_fabric *f = (struct ofi_fabric *)c->base.fabric;
+    struct fid *fids[2] = {&c->cq->fid, &c->eq->fid};
+
+    do {
+        if (!take_completions(c) || !take_events(c))
+            return;
+    } while (fi_trywait(f->fid, fids, 2) == -FI_EAGAIN);
+}
+
+static void cq_ready(struct hapi_watch *w, uint32_t revents)
+{
+    (void)revents;
+    progress(CONN_OF(w, cq_watch));
+}
+
+static void eq_ready(struct hapi_watch *w, uint32_t revents)
+{
+    (void)revents;
+    progress(CONN_OF(w, eq_watch));
+}
+
+/* ---- events of a connection ---- */
+
+static void eq_failed(struct ofi_conn *c)
+{
+    struct fi_eq_err_entry e = {0};
+
+    if (fi_eq_readerr(c->eq, &e, 0) < 0)
+        e.err = FI_EIO;
+    if (c->base.state == HAPI_CONN_CONNECTING)
+        hapi_conn_failf(&c->base, e.err == FI_ECONNREFUSED ? HAPI_EAUTH : HAPI_ETRANSPORT, e.err,
+                        "the data connection was refused: %s", fi_strerror(e.err));
+    else
+        hapi_conn_failf(&c->base, HAPI_ETRANSPORT, e.err, "data connection: %s", fi_strerror(e.err));
+}
+
+static bool take_events(struct ofi_conn *c)
+{
+    _Alignas(struct fi_eq_cm_entry) uint8_t buf[CM_BYTES];
+    uint32_t event;
+
+    while (c->base.state != HAPI_CONN_CLOSED) {
+        ssize_t n = fi_eq_read(c->eq, &event, buf, sizeof buf, 0);
+        if (n == -FI_EAGAIN)
+            return true;
+        if (n == -FI_EAVAIL) {
+            eq_failed(c);
+        } else if (n < 0) {
+            hapi_conn_failf(&c->base, HAPI_ETRANSPORT, (long)-n, "libfabric: event queue: %s",
+                            fi_strerror((int)-n));
+        } else if (event == FI_CONNECTED) {
+            hapi_conn_opened(&c->base);
+        } else if (event == FI_SHUTDOWN) {
+            /* What arrived before the end is still to be had. */
+            if (take_completions(c))
+                hapi_conn_failf(&c->base, HAPI_ECLOSED, 0, "the peer closed the data connection");
+        }
+    }
+    return false;
+}
+
+/* ---- a connection's parts ---- */
+
+void hapi_ofi_close(struct fid *fid)
+{
+    if (fid)
+        fi_close(fid);
+}
+
+static void ofi_conn_stop(struct hapi_conn *base)
+{
+    struct ofi_conn *c = (struct ofi_conn *)base;
+
+    hapi_loop_unwatch(&c->cq_watch);
+    hapi_loop_unwatch(&c->eq_watch);
+    if (c->ep) {
+        fi_shutdown(c->ep, 0);
+        /* The fence: the provider touches memory only for endpoints it progresses. */
+        fi_close(&c->ep->fid);
+        c->ep = NULL;
+    }
+    for (int i = 0; i < HAPI_EXPOSE_MAX; i++)
+        hapi_ofi_close(c->mr[i] ? &c->mr[i]->fid : NULL);
+    hapi_ofi_close(c->cq ? &c->cq->fid : NULL);
+    hapi_ofi_close(c->eq ? &c->eq->fid : NULL);
+    hapi_ofi_close(c->domain ? &c->domain->fid : NULL);
+    c->cq = NULL;
+    c->eq = NULL;
+    c->domain = NULL;
+    memset(c->mr, 0, sizeof c->mr);
+}
+
+static void ofi_conn_free(struct hapi_conn *base)
+{
+    struct ofi_conn *c = (struct ofi_conn *)base;
+
+    free(c->recv);
+    free(c);
+}
+
+static int open_cq(struct ofi_conn *c, struct hapi_err *err)
+{
+    const struct hapi_fabric_options *o = &c->base.fabric->opt;
+    struct fi_cq_attr attr = {.size = o->max_ops + o->max_recv + o->max_imm + 1,
+                              .format = FI_CQ_FORMAT_DATA,
+                              .wait_obj = FI_WAIT_FD};
+    int rc = fi_cq_open(c->domain, &attr, &c->cq, NULL);
+
+    if (rc)
+        return hapi_ofi_error(err, rc, "fi_cq_open");
+    rc = fi_control(&c->cq->fid, FI_GETWAIT, &c->cq_watch.fd);
+    if (rc)
+        return hapi_ofi_error(err, rc, "wait descriptor of a completion queue");
+    c->cq_watch.events = POLLIN;
+    return 0;
+}
+
+static int post_all_receives(struct ofi_conn *c, struct hapi_err *err)
+{
+    uint32_t n = c->base.fabric->opt.max_recv;
+
+    c->recv = malloc((size_t)n * HAPI_REQUEST_MAX);
+    if (!c->recv)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for %u receives", n);
+    for (uint32_t i = 0; i < n; i++) {
+        int rc = post_recv(c, c->recv + (size_t)i * HAPI_REQUEST_MAX);
+        if (rc)
+            return hapi_ofi_error(err, rc, "fi_recv");
+    }
+    return 0;
+}
+
+/* Domain, queues and endpoint. What it leaves behind on an error, ofi_conn_stop() takes down. */
+int hapi_ofi_endpoint(struct ofi_conn *c, struct fi_info *info, struct hapi_err *err)
+{
+    struct ofi_fabric *f = (struct ofi_fabric *)c->base.fabric;
+    int rc = fi_domain(f->fid, info, &c->domain, NULL);
+
+    if (rc)
+        return hapi_ofi_error(err, rc, "fi_domain");
+    rc = hapi_ofi_eq(f, &c->eq, &c->eq_watch, err);
+    if (rc == 0)
+        rc = open_cq(c, err);
+    if (rc)
+        return rc;
+    rc = fi_endpoint(c->domain, info, &c->ep, NULL);
+    if (rc)
+        return hapi_ofi_error(err, rc, "fi_endpoint");
+    rc = fi_ep_bind(c->ep, &c->eq->fid, 0);
+    if (rc == 0)
+        rc = fi_ep_bind(c->ep, &c->cq->fid, FI_TRANSMIT | FI_RECV);
+    if (rc == 0)
+        rc = fi_enable(c->ep);
+    if (rc)
+        return hapi_ofi_error(err, rc, "fi_enable");
+    if (c->base.server)
+        rc = post_all_receives(c, err);
+    return rc;
+}
+
+int hapi_ofi_watch(struct ofi_conn *c, struct hapi_err *err)
+{
+    struct hapi_loop *loop = c->base.fabric->loop;
+
+    c->cq_watch.ready = cq_ready;
+    c->eq_watch.ready = eq_ready;
+    int rc = hapi_loop_watch(loop, &c->cq_watch);
+    if (rc == 0)
+        rc = hapi_loop_watch(loop, &c->eq_watch);
+    return rc ? hapi_err_set(err, rc, 0, "cannot watch a data connection") : 0;
+}
+
+static int ofi_connect(struct hapi_conn **out, const struct hapi_conn *proto, const char *host, uint16_t port,
+                       const uint8_t nonce[HAPI_NONCE_SIZE], struct hapi_err *err)
+{
+    struct ofi_conn *c = calloc(1, sizeof *c);
+    struct fi_info *info;
+    int rc;
+
+    if (!c)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a connection");
+    rc = hapi_conn_init(&c->base, proto);
+    if (rc) {
+        hapi_err_set(err, rc, 0, "no memory for a connection");
+        goto fail_alloc;
+    }
+    rc = hapi_ofi_info(&info, host, port, FI_NUMERICHOST, err);
+    if (rc)
+        goto fail_init;
+    rc = hapi_ofi_endpoint(c, info, err);
+    if (rc == 0)
+        rc = hapi_ofi_watch(c, err);
+    if (rc)
+        goto fail_parts;
+    rc = fi_connect(c->ep, info->dest_addr, nonce, HAPI_NONCE_SIZE);
+    if (rc) {
+        rc = hapi_ofi_error(err, rc, "fi_connect");
+        goto fail_parts;
+    }
+    fi_freeinfo(info);
+    *out = &c->base;
+    return 0;
+fail_parts:
+    ofi_conn_stop(&c->base);
+    fi_freeinfo(info);
+fail_init:
+    hapi_conn_fini(&c->base);
+fail_alloc:
+    ofi_conn_free(&c->base);
+    return rc;
+}
+
+/* ---- operations ---- */
+
+static int ofi_expose(struct hapi_conn *base, void *p, size_t n, uint64_t *key, uint64_t *remote_base,
+                      struct hapi_err *err)
+{
+    struct ofi_conn *c = (struct ofi_conn *)base;
+    uint64_t k = 0;
+    int rc;
+
+    do { /* libfabric takes 0 when it is given 0: never ask for that */
+        if (getrandom(&k, sizeof k, 0) != sizeof k)
+            return hapi_err_errno(err, errno, "no random key for a memory region");
+        rc = k == 0 ? -FI_ENOKEY
+                    : fi_mr_reg(c->domain, p, n, FI_REMOTE_WRITE, 0, k, 0, &c->mr[base->n_exposed], NULL);
+    } while (rc == -FI_ENOKEY);
+    if (rc)
+        return hapi_ofi_error(err, rc, "fi_mr_reg");
+    *key = fi_mr_key(c->mr[base->n_exposed]);
+    *remote_base = 0; /* mr_mode 0: offsets */
+    return 0;
+}
+
+static int ofi_post(struct hapi_conn *base, const struct hapi_wr *wr, struct hapi_conn_slot *slot)
+{
+    struct ofi_conn *c = (struct ofi_conn *)base;
+    ssize_t rc;
+
+    switch (wr->kind) {
+    case HAPI_WR_WRITE:
+        rc = fi_write(c->ep, wr->local, wr->n, NULL, 0, wr->remote, wr->key, slot);
+        break;
+    case HAPI_WR_WRITE_IMM:
+        rc = fi_writedata(c->ep, wr->local, wr->n, NULL, wr->imm, 0, wr->remote, wr->key, slot);
+        break;
+    default:
+        rc = fi_send(c->ep, wr->local, wr->n, NULL, 0, slot);
+    }
+    return rc == 0 ? 0 : rc == -FI_EAGAIN ? HAPI_EBUSY : HAPI_ETRANSPORT;
+}
+
+static size_t ofi_max_write(const struct hapi_conn *base)
+{
+    const struct ofi_fabric *f = (const struct ofi_fabric *)base->fabric;
+
+    return f->info->ep_attr->max_msg_size;
+}
+
+const struct hapi_fabric_ops hapi_fabric_ofi = {
+    .kind = "ofi",
+    .probe = ofi_probe,
+    .fabric_open = ofi_fabric_open,
+    .fabric_close = ofi_fabric_close,
+    .listener_open = hapi_ofi_listener_open,
+    .listener_close = hapi_ofi_listener_close,
+    .connect = ofi_connect,
+    .conn_stop = ofi_conn_stop,
+    .conn_free = ofi_conn_free,
+    .expose = ofi_expose,
+    .post = ofi_post,
+    .max_write = ofi_max_write,
+};

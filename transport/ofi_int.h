@@ -1,0 +1,61 @@
+/* Inside of the libfabric back end, shared by ofi*.c. */
+#ifndef HAPI_TRANSPORT_OFI_INT_H
+#define HAPI_TRANSPORT_OFI_INT_H
+
+#include <rdma/fabric.h>
+#include <rdma/fi_cm.h>
+#include <rdma/fi_domain.h>
+#include <rdma/fi_endpoint.h>
+#include <rdma/fi_eq.h>
+#include <rdma/fi_errno.h>
+#include <rdma/fi_rma.h>
+
+#include "address.h"
+#include "transport_ops.h"
+
+enum { CM_BYTES = sizeof(struct fi_eq_cm_entry) + 256 };
+
+struct ofi_fabric {
+    struct hapi_fabric base;
+    struct fid_fabric *fid;
+    struct fi_info *info;
+};
+
+struct ofi_listener {
+    struct hapi_listener base;
+    struct hapi_watch watch; /* of eq */
+    struct fid_eq *eq;
+    struct fid_pep *pep;
+    bool in_ready, closed;
+};
+
+struct ofi_conn {
+    struct hapi_conn base;
+    struct hapi_watch cq_watch, eq_watch;
+    struct fid_domain *domain;
+    struct fid_eq *eq;
+    struct fid_cq *cq;
+    struct fid_ep *ep;
+    struct fid_mr *mr[HAPI_EXPOSE_MAX];
+    uint8_t *recv; /* max_recv buffers of HAPI_REQUEST_MAX; NULL on the connecting side */
+};
+
+/* ofi.c */
+int hapi_ofi_error(struct hapi_err *err, int rc, const char *what);
+/* fi_getinfo() for the tcp provider; host NULL: whatever there is. The caller frees *out. */
+int hapi_ofi_info(struct fi_info **out, const char *host, uint16_t port, uint64_t flags,
+                  struct hapi_err *err);
+/* Opens an event queue; w gets its descriptor. */
+int hapi_ofi_eq(struct ofi_fabric *f, struct fid_eq **eq, struct hapi_watch *w, struct hapi_err *err);
+/* Domain, queues and endpoint, and on the accepting side the receives. What it leaves behind on an error the
+ * back end's conn_stop takes down. */
+int hapi_ofi_endpoint(struct ofi_conn *c, struct fi_info *info, struct hapi_err *err);
+int hapi_ofi_watch(struct ofi_conn *c, struct hapi_err *err);
+void hapi_ofi_close(struct fid *fid); /* NULL is allowed */
+
+/* ofi_listen.c */
+int hapi_ofi_listener_open(struct hapi_listener **out, const struct hapi_listener *proto, const char *host,
+                           uint16_t port, struct hapi_err *err);
+void hapi_ofi_listener_close(struct hapi_listener *base);
+
+#endif
