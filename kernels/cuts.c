@@ -151,8 +151,8 @@ static bool *mark_dynamic(const struct hapi_graph *g, struct hapi_arena *arena)
     return dynamic;
 }
 
-/* Adds what node n costs. `seen` begins as `dynamic` and marks the weights that are counted; shapes and axes
- * are constants too, but no parameters. */
+/* Adds what node n costs. `seen` begins as `dynamic` and marks the weights that are counted; shapes, axes
+ * and the scalars of Clip are constants too, but no parameters. */
 static void add_node(const struct hapi_graph *g, const struct hapi_node *n, bool *seen, struct hapi_cut *sum)
 {
     sum->flops += hapi_node_flops(g, n);
@@ -160,7 +160,8 @@ static void add_node(const struct hapi_graph *g, const struct hapi_node *n, bool
         if (n->in[k] < 0 || seen[n->in[k]])
             continue;
         seen[n->in[k]] = true;
-        sum->params += is_float(g->values[n->in[k]].dtype) ? count_of(&g->values[n->in[k]]) : 0;
+        const struct hapi_value *v = &g->values[n->in[k]];
+        sum->params += is_float(v->dtype) && v->shape.rank ? count_of(v) : 0;
     }
 }
 

@@ -45,8 +45,27 @@ static int check_dropout(struct hapi_binding *b, const struct hapi_node *n)
                         "node \"%.150s\" (Dropout): training mode: export the model in eval mode", n->name);
 }
 
-/* Identity and Dropout: readers take the input instead. Where the output's name must stay, an Identity does,
- * unless it is a constant, which can have two names. */
+/* A Pad that pads nothing, as torch.onnx puts before every AveragePool. */
+static bool pads_nothing(const struct hapi_binding *b, const struct hapi_node *n)
+{
+    const struct hapi_value *v = n->n_in > 1 && n->in[1] >= 0 ? &b->g->values[n->in[1]] : NULL;
+    const struct hapi_attr *a = hapi_node_attr(n, b->g->opset < 2 ? "paddings" : "pads");
+    bool zero = true;
+
+    if (n->op != HAPI_OP_Pad)
+        return false;
+    if (v) /* shape inference has seen a list of i64 or i32, with data */
+        for (int64_t i = 0; i < v->shape.dim[0]; i++)
+            zero &=
+                (v->dtype == HAPI_I64 ? ((const int64_t *)v->data)[i] : ((const int32_t *)v->data)[i]) == 0;
+    else
+        for (size_t i = 0; a && i < a->n; i++)
+            zero &= a->ints[i] == 0;
+    return zero;
+}
+
+/* Identity, Dropout and empty Pads: readers take the input instead. Where the output's name must stay, an
+ * Identity does, unless it is a constant, which can have two names. */
 static int fold_identity(struct hapi_binding *b, struct hapi_node *n)
 {
     int in = n->in[0], out = n->out[0];
@@ -179,7 +198,7 @@ static int fold_shape(struct hapi_binding *b, const struct hapi_node *n)
 
 int hapi_fold_node(struct hapi_binding *b, struct hapi_node *n)
 {
-    if (n->op == HAPI_OP_Identity || n->op == HAPI_OP_Dropout)
+    if (n->op == HAPI_OP_Identity || n->op == HAPI_OP_Dropout || pads_nothing(b, n))
         return fold_identity(b, n);
     if (n->op == HAPI_OP_Shape)
         return fold_shape(b, n);

@@ -1,0 +1,628 @@
+/* The ONNX reader against well-formed and hostile bytes. Each refusal has a time bound of a second. */
+#include <errno.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "build_model.h"
+#include "check.h"
+#include "clock.h"
+#include "convert.h"
+
+static struct hapi_err err;
+
+/* Parses a copy of the exact size, binds it when it parses; the code of what failed, or 0. */
+static int load(const void *bytes, size_t size, const struct hapi_model_limits *limits)
+{
+    struct hapi_model *m;
+    const struct hapi_cut *cuts;
+    size_t n;
+    int64_t start = hapi_clock_ns();
+    void *copy = malloc(size ? size : 1);
+
+    REQUIRE(copy);
+    memcpy(copy, bytes, size);
+    memset(&err, 0, sizeof err);
+    int rc = hapi_model_from_bytes(&m, copy, size, limits, &err);
+    if (rc) {
+        free(copy);
+    } else {
+        rc = hapi_model_cuts(m, &cuts, &n, &err);
+        hapi_model_close(m);
+    }
+    double seconds = (double)(hapi_clock_ns() - start) * 1e-9;
+    CHECKF(seconds < 1.0, "%.3f s", seconds);
+    CHECKF(!rc || (err.code == rc && err.text[0]), "code %d, text code %d: %s", rc, err.code, err.text);
+    return rc;
+}
+
+static int load_built(struct build *b)
+{
+    size_t size;
+    void *bytes = build_finish(b, 8, 17, &size);
+    int rc = load(bytes, size, NULL);
+    free(bytes);
+    return rc;
+}
+
+#define REFUSED(b, code, word)                                                                               \
+    do {                                                                                                     \
+        int got = load_built(b);                                                                             \
+        CHECKF(got == (code), "%s: %s", hapi_err_name(got), err.text);                                       \
+        CHECKF(strstr(err.text, word) != NULL, "no \"%s\" in: %s", word, err.text);                          \
+    } while (0)
+
+static void model__residual__is_read(void)
+{
+    struct build b = {0};
+    build_residual(&b);
+    CHECKF(load_built(&b) == 0, "%s", err.text);
+}
+
+static void model__cut_at_any_byte__is_refused(void)
+{
+    struct build b = {0};
+    size_t size;
+    build_residual(&b);
+    uint8_t *bytes = build_finish(&b, 8, 17, &size);
+    /* The opset_import comes last: without it no prefix is a model. */
+    for (size_t n = 0; n < size; n++) {
+        int rc = load(bytes, n, NULL);
+        CHECKF(rc == HAPI_EFORMAT, "%zu of %zu bytes: %s", n, size, hapi_err_name(rc));
+    }
+    CHECK(load(bytes, size, NULL) == 0);
+    free(bytes);
+}
+
+static void model__any_byte_changed__does_no_harm(void)
+{
+    struct build b = {0};
+    size_t size, refused = 0;
+    build_residual(&b);
+    uint8_t *bytes = build_finish(&b, 8, 17, &size);
+    for (size_t i = 0; i < size; i++) {
+        uint8_t old = bytes[i];
+        bytes[i] = (uint8_t)(old ^ (1u << (i % 8)));
+        refused += load(bytes, size, NULL) != 0;
+        bytes[i] = 0xff;
+        refused += load(bytes, size, NULL) != 0;
+        bytes[i] = old;
+    }
+    CHECK(refused > size / 10); /* most bytes are weights, where anything goes */
+    free(bytes);
+}
+
+static void model__empty__is_refused(void)
+{
+    CHECK(load("", 0, NULL) == HAPI_EFORMAT);
+    CHECK(strstr(err.text, "empty") != NULL);
+}
+
+static void op__unsupported__is_named_with_node_and_opset(void)
+{
+    struct build b = {0};
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "y");
+    build_node(&b, "NonMaxSuppression", "/nms", "x", "y");
+    REFUSED(&b, HAPI_EUNSUPPORTED, "NonMaxSuppression");
+    CHECK(strstr(err.text, "/nms") && strstr(err.text, "17"));
+}
+
+static void graph__cyclic__is_refused(void)
+{
+    struct build b = {0};
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "y");
+    build_node(&b, "Add", "one", "x,b", "a");
+    build_node(&b, "Relu", "two", "a", "b");
+    build_node(&b, "Relu", "three", "b", "y");
+    REFUSED(&b, HAPI_EFORMAT, "cycle");
+}
+
+static void graph__out_of_order__is_sorted(void)
+{
+    struct build b = {0};
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "y");
+    build_node(&b, "Relu", "three", "b", "y");
+    build_node(&b, "Relu", "two", "a", "b");
+    build_node(&b, "Tanh", "one", "x", "a");
+    CHECKF(load_built(&b) == 0, "%s", err.text);
+}
+
+static void dims__overflow__are_refused(void)
+{
+    struct build b = {0};
+    INPUT(&b, "x", -1, INT64_MAX, 2);
+    OUTPUT(&b, "y");
+    build_node(&b, "Relu", "r", "x", "y");
+    REFUSED(&b, HAPI_ETOOBIG, "\"x\"");
+
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "y");
+    I64S(&b, "s", 1LL << 40, 1LL << 40);
+    build_node(&b, "ConstantOfShape", "c", "s", "big");
+    build_node(&b, "Add", "a", "x,big", "y");
+    REFUSED(&b, HAPI_ETOOBIG, "big");
+}
+
+static void tensor__claims_a_terabyte__is_refused(void)
+{
+    struct build b = {0};
+    float little[2] = {1, 2};
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "y");
+    build_initializer(&b, "w", ONNX_F32, 2, (const int64_t[]){1 << 19, 1 << 19}, little, sizeof little);
+    build_node(&b, "MatMul", "m", "x,w", "y");
+    REFUSED(&b, HAPI_EFORMAT, "\"w\"");
+
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "y");
+    build_initializer(&b, "w", ONNX_F32, 2, (const int64_t[]){INT64_MAX, INT64_MAX}, little, sizeof little);
+    build_node(&b, "MatMul", "m", "x,w", "y");
+    REFUSED(&b, HAPI_ETOOBIG, "\"w\"");
+}
+
+static void tensor__expanded_without_end__is_refused(void)
+{
+    struct build b = {0};
+    float one = 1;
+    /* 200 MB each, a thousand times: over the work bound, long before it is over the clock. */
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "y");
+    build_initializer(&b, "one", ONNX_F32, 0, NULL, &one, sizeof one);
+    I64S(&b, "s", 50 << 20);
+    build_node(&b, "Expand", "e", "one,s", "c0");
+    for (int i = 0; i < 1000; i++) {
+        char in[32], out[32];
+        snprintf(in, sizeof in, "c%d", i);
+        snprintf(out, sizeof out, "c%d", i + 1);
+        build_node(&b, "Neg", "n", in, out);
+    }
+    build_node(&b, "ReduceSum", "r", "c1000", "sum");
+    build_node(&b, "Add", "a", "x,sum", "y");
+    int rc = load_built(&b);
+    CHECKF(rc == HAPI_ETOOBIG, "%s: %s", hapi_err_name(rc), err.text);
+}
+
+/* If { then_branch: graph { node If { .. } } }, 20,000 deep: 20 bytes a level. */
+static void subgraphs__nested_20000__are_refused(void)
+{
+    struct hapi_pb_out inner = {.p = NULL};
+    struct build b = {0};
+
+    for (int i = 0; i < 20000; i++) {
+        struct hapi_pb_out attr = {.p = NULL}, node = {.p = NULL}, graph = {.p = NULL};
+        hapi_pb_put_string(&attr, 1, "g");
+        hapi_pb_put_bytes(&attr, 6, inner.p, inner.n);
+        hapi_pb_put_int(&attr, 20, 5);
+        hapi_pb_put_string(&node, 4, "If");
+        hapi_pb_put_bytes(&node, 5, attr.p, attr.n);
+        hapi_pb_put_bytes(&graph, 1, node.p, node.n);
+        free(inner.p);
+        free(attr.p);
+        free(node.p);
+        inner = graph;
+    }
+    hapi_pb_put(&b.graph, inner.p, inner.n);
+    free(inner.p);
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "x");
+    REFUSED(&b, HAPI_EFORMAT, "nested");
+}
+
+static void subgraph__in_a_known_op__is_refused(void)
+{
+    struct hapi_pb_out attr = {.p = NULL};
+    struct build b = {0};
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "y");
+    hapi_pb_put_string(&attr, 1, "body");
+    hapi_pb_put_bytes(&attr, 6, "", 0);
+    hapi_pb_put_int(&attr, 20, 5);
+    build_attr(&b, &attr);
+    build_node(&b, "Relu", "r", "x", "y");
+    REFUSED(&b, HAPI_EUNSUPPORTED, "subgraph");
+}
+
+static void names__twice__are_refused(void)
+{
+    struct build b = {0};
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "y");
+    build_node(&b, "Relu", "r", "x", "y");
+    build_node(&b, "Tanh", "t", "x", "y");
+    REFUSED(&b, HAPI_EFORMAT, "twice");
+
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "y");
+    WEIGHTS(&b, "w", 4);
+    WEIGHTS(&b, "w", 4);
+    build_node(&b, "Add", "a", "x,w", "y");
+    REFUSED(&b, HAPI_EFORMAT, "twice");
+
+    INPUT(&b, "x", -1, 4);
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "y");
+    build_node(&b, "Relu", "r", "x", "y");
+    REFUSED(&b, HAPI_EFORMAT, "twice");
+
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "y");
+    OUTPUT(&b, "y");
+    build_node(&b, "Relu", "r", "x", "y");
+    REFUSED(&b, HAPI_EFORMAT, "twice");
+}
+
+static void inputs__dangling__are_refused(void)
+{
+    struct build b = {0};
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "y");
+    build_node(&b, "Add", "sum", "x,nowhere", "y");
+    REFUSED(&b, HAPI_EFORMAT, "nowhere");
+    CHECK(strstr(err.text, "sum") != NULL);
+
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "z");
+    build_node(&b, "Relu", "r", "x", "y");
+    REFUSED(&b, HAPI_EFORMAT, "\"z\"");
+}
+
+static void nodes__100000__are_read_and_one_more_is_not(void)
+{
+    for (int more = 0; more < 2; more++) {
+        struct build b = {0};
+        char in[16] = "x", out[16];
+        INPUT(&b, "x", -1, 4);
+        for (int i = 0; i < 100000 + more; i++) {
+            snprintf(out, sizeof out, "v%d", i);
+            build_node(&b, "Relu", out, in, out);
+            memcpy(in, out, sizeof in);
+        }
+        OUTPUT(&b, out);
+        int rc = load_built(&b);
+        CHECKF(rc == (more ? HAPI_ETOOBIG : 0), "%s: %s", hapi_err_name(rc), err.text);
+    }
+}
+
+static void attribute__of_wrong_type__is_refused(void)
+{
+    struct build b = {0};
+    INPUT(&b, "x", -1, 3, 8, 8);
+    OUTPUT(&b, "y");
+    WEIGHTS(&b, "w", 4, 3, 3, 3);
+    build_float(&b, "strides", 2);
+    build_node(&b, "Conv", "c", "x,w", "y");
+    REFUSED(&b, HAPI_EFORMAT, "strides");
+
+    INPUT(&b, "x", -1, 3, 8, 8);
+    OUTPUT(&b, "y");
+    INTS(&b, "alpha", 1);
+    build_node(&b, "LeakyRelu", "l", "x", "y");
+    REFUSED(&b, HAPI_EFORMAT, "alpha");
+
+    INPUT(&b, "x", -1, 3, 8, 8);
+    OUTPUT(&b, "y");
+    build_int(&b, "axis", 1);
+    build_int(&b, "axis", 1);
+    build_node(&b, "Softmax", "s", "x", "y");
+    REFUSED(&b, HAPI_EFORMAT, "twice");
+}
+
+static void shapes__that_do_not_fit__are_refused(void)
+{
+    struct build b = {0};
+    INPUT(&b, "x", -1, 3, 8, 8);
+    OUTPUT(&b, "y");
+    WEIGHTS(&b, "w", 4, 5, 3, 3);
+    build_node(&b, "Conv", "c", "x,w", "y");
+    REFUSED(&b, HAPI_EFORMAT, "channels");
+
+    INPUT(&b, "x", -1, 3, 8, 8);
+    OUTPUT(&b, "y");
+    WEIGHTS(&b, "w", 4, 3, 9, 9);
+    build_node(&b, "Conv", "c", "x,w", "y");
+    REFUSED(&b, HAPI_EFORMAT, "larger");
+
+    INPUT(&b, "x", -1, 6);
+    OUTPUT(&b, "y");
+    I64S(&b, "i", 6);
+    build_int(&b, "axis", 1);
+    build_node(&b, "Gather", "g", "x,i", "y");
+    REFUSED(&b, HAPI_EFORMAT, "index 6");
+
+    INPUT(&b, "x", -1, 6);
+    OUTPUT(&b, "y");
+    WEIGHTS(&b, "w", 6);
+    build_node(&b, "BatchNormalization", "bn", "x,w,w,w", "y");
+    REFUSED(&b, HAPI_EFORMAT, "4 inputs");
+
+    INPUT(&b, "x", 1, 6);
+    OUTPUT(&b, "y");
+    I64S(&b, "s", 2, 3);
+    build_node(&b, "Reshape", "re", "x,s", "y");
+    REFUSED(&b, HAPI_EFORMAT, "dynamic batch");
+}
+
+static void dim__symbolic_other_than_batch__is_named(void)
+{
+    struct build b = {0};
+    INPUT(&b, "x", -1, 3, -1, 8);
+    OUTPUT(&b, "y");
+    build_node(&b, "Relu", "r", "x", "y");
+    REFUSED(&b, HAPI_EUNSUPPORTED, "dim 2");
+}
+
+static void opset__missing_or_odd__is_refused(void)
+{
+    static const struct {
+        int64_t opset;
+        int code;
+    } cases[] = {{0, HAPI_EFORMAT}, {-3, HAPI_EFORMAT}, {1000, HAPI_EUNSUPPORTED}};
+    for (size_t i = 0; i < 3; i++) {
+        struct build b = {0};
+        size_t size;
+        build_residual(&b);
+        void *bytes = build_finish(&b, 8, cases[i].opset, &size);
+        int rc = load(bytes, size, NULL);
+        CHECKF(rc == cases[i].code && strstr(err.text, "opset"), "%s: %s", hapi_err_name(rc), err.text);
+        free(bytes);
+    }
+}
+
+static void initializers__listed_as_inputs__are_no_inputs(void)
+{
+    const struct hapi_tensor_desc *in;
+    struct hapi_model *m;
+    struct build b = {0};
+    size_t size;
+    INPUT(&b, "x", -1, 4);
+    INPUT(&b, "w", 4);
+    OUTPUT(&b, "y");
+    WEIGHTS(&b, "w", 4);
+    build_node(&b, "Add", "a", "x,w", "y");
+    void *bytes = build_finish(&b, 3, 8, &size);
+    REQUIRE(!hapi_model_from_bytes(&m, bytes, size, NULL, &err));
+    CHECK(hapi_model_inputs(m, &in) == 1);
+    CHECK(!strcmp(in[0].name, "x") && in[0].shape.rank == 2 && in[0].shape.dim[0] == 1);
+    CHECK(hapi_model_outputs(m, &in) == 1 && in[0].shape.dim[1] == 4);
+    hapi_model_close(m);
+}
+
+static void limits__of_file_arena_and_tensors__hold(void)
+{
+    struct build b = {0};
+    size_t size;
+    build_residual(&b);
+    void *bytes = build_finish(&b, 8, 17, &size);
+    CHECK(load(bytes, size, &(struct hapi_model_limits){.file_bytes = size - 1}) == HAPI_ETOOBIG);
+    CHECK(load(bytes, size, &(struct hapi_model_limits){.file_bytes = size}) == 0);
+    CHECK(load(bytes, size, &(struct hapi_model_limits){.nodes = 9}) == HAPI_ETOOBIG);
+    CHECK(load(bytes, size, &(struct hapi_model_limits){.nodes = 10}) == 0);
+    CHECK(load(bytes, size, &(struct hapi_model_limits){.arena_bytes = 1000}) == HAPI_ETOOBIG);
+    CHECK(load(bytes, size, &(struct hapi_model_limits){.tensor_bytes = 1023}) == HAPI_ETOOBIG);
+    CHECK(load(bytes, size, &(struct hapi_model_limits){.tensor_bytes = 1024 * 3}) == 0);
+    free(bytes);
+}
+
+/* ------------------------------------------------------------------ external data */
+
+static char folder[256];
+
+static void put_file(const char *name, const void *p, size_t n)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *f = fopen(path, "wb");
+    REQUIRE(f && fwrite(p, 1, n, f) == n && !fclose(f));
+}
+
+/* x + w, w (4 floats) in another file. */
+static int load_external(const char *location, const char *offset, const char *length)
+{
+    struct hapi_pb_out t = {.p = NULL};
+    struct build b = {0};
+    struct hapi_model *m;
+    const char *entries[3][2] = {{"location", location}, {"offset", offset}, {"length", length}};
+    char path[512];
+    size_t size;
+
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "y");
+    build_node(&b, "Add", "a", "x,w", "y");
+    build_tensor(&t, "w", ONNX_F32, 1, (const int64_t[]){4}, NULL, 0);
+    for (int i = 0; i < 3; i++) {
+        struct hapi_pb_out e = {.p = NULL};
+        if (!entries[i][1])
+            continue;
+        hapi_pb_put_string(&e, 1, entries[i][0]);
+        hapi_pb_put_string(&e, 2, entries[i][1]);
+        hapi_pb_put_bytes(&t, 13, e.p, e.n);
+        free(e.p);
+    }
+    hapi_pb_put_int(&t, 14, 1);
+    hapi_pb_put_bytes(&b.graph, 5, t.p, t.n);
+    free(t.p);
+    void *bytes = build_finish(&b, 8, 17, &size);
+    put_file("sub/m.onnx", bytes, size);
+    memset(&err, 0, sizeof err);
+    CHECK(hapi_model_from_bytes(&m, bytes, size, NULL, &err) < 0);
+    CHECK(err.code == HAPI_EUNSUPPORTED || (offset && !strcmp(offset, "-1")));
+    free(bytes);
+    snprintf(path, sizeof path, "%s/sub/m.onnx", folder);
+    memset(&err, 0, sizeof err);
+    int rc = hapi_model_open(&m, path, NULL, &err);
+    if (!rc)
+        hapi_model_close(m);
+    return rc;
+}
+
+static void external__beneath_the_folder__is_read_and_nothing_else(void)
+{
+    float w[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    char path[512], target[512];
+
+    snprintf(path, sizeof path, "%s/sub", folder);
+    REQUIRE(!mkdir(path, 0700));
+    snprintf(path, sizeof path, "%s/sub/deep", folder);
+    REQUIRE(!mkdir(path, 0700));
+    put_file("outside.bin", w, sizeof w);
+    put_file("sub/w.bin", w, sizeof w);
+    put_file("sub/deep/w.bin", w, sizeof w);
+    CHECKF(load_external("w.bin", "16", "16") == 0, "%s", err.text);
+    CHECKF(load_external("deep/w.bin", NULL, "16") == 0, "%s", err.text);
+    CHECK(load_external("w.bin", "16", NULL) == 0);
+    CHECK(load_external("w.bin", "17", "16") == HAPI_EFORMAT);
+    CHECK(load_external("w.bin", "18446744073709551615", "16") == HAPI_EFORMAT);
+    CHECK(load_external("w.bin", "-1", "16") == HAPI_EFORMAT);
+    CHECK(load_external("w.bin", NULL, NULL) == HAPI_EFORMAT); /* 32 bytes for 4 floats */
+    CHECK(load_external("../outside.bin", NULL, "16") == HAPI_EFORMAT);
+    CHECK(load_external("deep/../../outside.bin", NULL, "16") == HAPI_EFORMAT);
+    snprintf(target, sizeof target, "%s/outside.bin", folder);
+    CHECK(load_external(target, NULL, "16") == HAPI_EFORMAT);
+    CHECK(strstr(err.text, "absolute") != NULL);
+    CHECK(load_external("missing.bin", NULL, "16") == HAPI_ESYS);
+    CHECK(load_external("deep", NULL, "16") == HAPI_EFORMAT);
+    snprintf(path, sizeof path, "%s/sub/link.bin", folder);
+    REQUIRE(!symlink("../outside.bin", path));
+    CHECK(load_external("link.bin", NULL, "16") == HAPI_ESYS);
+    snprintf(path, sizeof path, "%s/sub/pipe", folder);
+    REQUIRE(!mkfifo(path, 0600));
+    CHECK(load_external("pipe", NULL, "16") == HAPI_EFORMAT);
+}
+
+static void hash__covers_external_files(void)
+{
+    float w[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    struct hapi_model *m;
+    uint8_t first[32];
+    char path[512];
+
+    put_file("sub/w.bin", w, sizeof w);
+    REQUIRE(load_external("w.bin", "0", "16") == 0);
+    snprintf(path, sizeof path, "%s/sub/m.onnx", folder);
+    REQUIRE(!hapi_model_open(&m, path, NULL, &err));
+    memcpy(first, hapi_model_hash(m), 32);
+    CHECK(!memcmp(first, hapi_model_hash(m), 32));
+    hapi_model_close(m);
+    w[7] = 9;
+    put_file("sub/w.bin", w, sizeof w);
+    REQUIRE(!hapi_model_open(&m, path, NULL, &err));
+    CHECK(memcmp(first, hapi_model_hash(m), 32) != 0);
+    hapi_model_close(m);
+}
+
+static void hash__of_bytes__is_sha256(void)
+{
+    struct build b = {0};
+    struct hapi_model *m;
+    uint8_t expected[32];
+    size_t size;
+    build_residual(&b);
+    void *bytes = build_finish(&b, 8, 17, &size);
+    hapi_sha256(expected, bytes, size);
+    REQUIRE(!hapi_model_from_bytes(&m, bytes, size, NULL, &err));
+    CHECK(!memcmp(hapi_model_hash(m), expected, 32));
+    hapi_model_close(m);
+}
+
+static void file__missing_or_no_file__is_said(void)
+{
+    struct hapi_model *m;
+    char path[512];
+    snprintf(path, sizeof path, "%s/none.onnx", folder);
+    CHECK(hapi_model_open(&m, path, NULL, &err) == HAPI_ENOENT && strstr(err.text, "none.onnx"));
+    CHECK(hapi_model_open(&m, folder, NULL, &err) == HAPI_EFORMAT);
+    put_file("empty.onnx", "", 0);
+    snprintf(path, sizeof path, "%s/empty.onnx", folder);
+    CHECK(hapi_model_open(&m, path, NULL, &err) == HAPI_EFORMAT);
+}
+
+/* ------------------------------------------------------------------ TensorProto */
+
+static void tensorproto__typed_fields__are_decoded(void)
+{
+    struct hapi_tensor_desc d;
+    struct hapi_pb_out t = {.p = NULL}, packed = {.p = NULL};
+    void *data;
+
+    hapi_pb_put_int(&t, 1, 2);
+    hapi_pb_put_int(&t, 1, 2);
+    hapi_pb_put_int(&t, 2, 3); /* int8 in int32_data, one packed chunk and one element by itself */
+    hapi_pb_put_varint(&packed, 1);
+    hapi_pb_put_varint(&packed, (uint64_t)(int64_t)-2);
+    hapi_pb_put_varint(&packed, 127);
+    hapi_pb_put_bytes(&t, 5, packed.p, packed.n);
+    hapi_pb_put_int(&t, 5, (uint64_t)(int64_t)-128);
+    REQUIRE(!hapi_tensorproto_read(t.p, t.n, &d, &data, &err));
+    CHECK(d.dtype == HAPI_I8 && d.shape.rank == 2 && d.shape.dim[1] == 2);
+    CHECK(!memcmp(data, (const int8_t[]){1, -2, 127, -128}, 4));
+    free(data);
+    for (size_t n = 0; n < t.n; n++) {
+        uint8_t *exact = malloc(n ? n : 1);
+        REQUIRE(exact);
+        memcpy(exact, t.p, n);
+        CHECK(hapi_tensorproto_read(exact, n, &d, &data, &err) < 0);
+        free(exact);
+    }
+    free(t.p);
+    free(packed.p);
+}
+
+static void tensorproto__raw_bool_and_scalar__are_decoded(void)
+{
+    struct hapi_tensor_desc d;
+    struct hapi_pb_out t = {.p = NULL};
+    double v = 2.5;
+    void *data;
+
+    build_tensor(&t, "b", ONNX_BOOL, 1, (const int64_t[]){3}, (const uint8_t[]){0, 7, 1}, 3);
+    REQUIRE(!hapi_tensorproto_read(t.p, t.n, &d, &data, &err));
+    CHECK(d.dtype == HAPI_BOOL && !memcmp(data, (const uint8_t[]){0, 1, 1}, 3));
+    free(data);
+    t.n = 0;
+    build_tensor(&t, "s", 11, 0, NULL, &v, 8);
+    REQUIRE(!hapi_tensorproto_read(t.p, t.n, &d, &data, &err));
+    CHECK(d.dtype == HAPI_F64 && d.shape.rank == 0 && !memcmp(data, &v, 8));
+    free(data);
+    free(t.p);
+}
+
+int main(void)
+{
+    const char *tmp = getenv("TMPDIR");
+    char command[300];
+
+    snprintf(folder, sizeof folder, "%s/hapi-onnx-XXXXXX", tmp ? tmp : "/tmp");
+    REQUIRE(mkdtemp(folder));
+    CASE(model__residual__is_read);
+    CASE(model__cut_at_any_byte__is_refused);
+    CASE(model__any_byte_changed__does_no_harm);
+    CASE(model__empty__is_refused);
+    CASE(op__unsupported__is_named_with_node_and_opset);
+    CASE(graph__cyclic__is_refused);
+    CASE(graph__out_of_order__is_sorted);
+    CASE(dims__overflow__are_refused);
+    CASE(tensor__claims_a_terabyte__is_refused);
+    CASE(tensor__expanded_without_end__is_refused);
+    CASE(subgraphs__nested_20000__are_refused);
+    CASE(subgraph__in_a_known_op__is_refused);
+    CASE(names__twice__are_refused);
+    CASE(inputs__dangling__are_refused);
+    CASE(nodes__100000__are_read_and_one_more_is_not);
+    CASE(attribute__of_wrong_type__is_refused);
+    CASE(shapes__that_do_not_fit__are_refused);
+    CASE(dim__symbolic_other_than_batch__is_named);
+    CASE(opset__missing_or_odd__is_refused);
+    CASE(initializers__listed_as_inputs__are_no_inputs);
+    CASE(limits__of_file_arena_and_tensors__hold);
+    CASE(external__beneath_the_folder__is_read_and_nothing_else);
+    CASE(hash__covers_external_files);
+    CASE(hash__of_bytes__is_sha256);
+    CASE(file__missing_or_no_file__is_said);
+    CASE(tensorproto__typed_fields__are_decoded);
+    CASE(tensorproto__raw_bool_and_scalar__are_decoded);
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    REQUIRE(!system(command));
+    return check_done();
+}
