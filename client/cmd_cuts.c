@@ -100,7 +100,7 @@ static void print_table(const struct hapi_cut *cuts, size_t n)
            "parameters", "tensors");
     for (size_t i = 0; i < n; i++) {
         char shape[96];
-        printf("%5" PRIu32 "  %-*s  %-16s  %12" PRIu64 "  %10.0f  %12" PRIu64 "  %s\n", cuts[i].index, width,
+        printf("%5" PRIu32 "  %-*s  %-16s  %12" PRIu64 "  %10.1f  %12" PRIu64 "  %s\n", cuts[i].index, width,
                cuts[i].name, hapi_shape_text(&cuts[i].tensors[0].shape, shape, sizeof shape),
                cuts[i].bytes_f32, (double)cuts[i].flops / 1e6, cuts[i].params, cuts[i].id);
     }
