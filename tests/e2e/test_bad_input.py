@@ -13,7 +13,7 @@ import unittest
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from harness import DATA, HAPI, HAPI_RT, Dump, hapi, node, run, tar_jpegs, tiny_model, train_json, write_folders
 
@@ -339,7 +339,7 @@ class Models(unittest.TestCase):
                 self.refused(model.SerializeToString(), "w")
 
     def test_good_external_data_is_read(self):
-        w = onnx.numpy_helper.from_array(np.arange(160, dtype=np.float32).reshape(16, 10), "w")
+        w = numpy_helper.from_array(np.arange(160, dtype=np.float32).reshape(16, 10), "w")
         nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
         model = model_of(nodes, inputs=(("x", (1, 16)),), initializers=[w])
         onnx.save(model, self.path, save_as_external_data=True, location="w.bin", size_threshold=0)
