@@ -56,7 +56,7 @@ class Layers:
                 text=True,
                 errors="replace",
             )
-            code, out = r.returncode, r.stdout
+            code, out = r.returncode, re.sub(r"\x1b\[[0-9;]*m", "", r.stdout)
         except subprocess.TimeoutExpired as e:
             code, out = 124, (e.stdout or b"").decode(errors="replace") + f"\ntimeout after {timeout} s\n"
         except OSError as e:
@@ -275,15 +275,19 @@ def prepared(ci):
     return code == 0
 
 
+def places(ci, programs):
+    """Environment of the tests that run the programs."""
+    env = {"HAPI_PROGRAMS": programs, "HAPI_DATA": os.path.join(ci.build, "data")}
+    return {**env, "HAPI_MODELS": os.path.join(ci.build, "model"), "HAPI_NIGHTLY": "1" if ci.nightly else ""}
+
+
 @layer("e2e")
 def e2e(ci):
     """daemon and client together: training, order, bit-equality, bad input, command lines"""
     good, folder = ci.gcc()
     if not good or not prepared(ci):
         return Counts(failed=1, notes=["programs, data or model could not be made"])
-    env = {"HAPI_PROGRAMS": folder, "HAPI_DATA": os.path.join(ci.build, "data")}
-    env.update(HAPI_MODELS=os.path.join(ci.build, "model"), HAPI_NIGHTLY="1" if ci.nightly else "")
-    return ci.unittest("tests/e2e", timeout=3600 if ci.nightly else 900, **env)
+    return ci.unittest("tests/e2e", timeout=3600 if ci.nightly else 900, **places(ci, folder))
 
 
 @layer("asan")
@@ -318,7 +322,10 @@ def tsan(ci):
 @layer("softroce")
 def softroce(ci):
     """RDMA verbs on soft-RoCE inside a user-mode-linux kernel"""
-    return ci.script("ci/softroce", timeout=1200, HAPI_BUILD_ROOT=ci.build)
+    good, folder = ci.gcc()
+    if not good or not prepared(ci):
+        return Counts(failed=1, notes=["programs, data or model could not be made"])
+    return ci.script("ci/softroce", timeout=1200, HAPI_BUILD_ROOT=ci.build, **places(ci, folder))
 
 
 def tail(file, lines=40):
