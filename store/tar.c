@@ -134,7 +134,7 @@ static int pax_parse(struct walk *w, size_t n)
     while (n) {
         const char *space = memchr(p, ' ', n < 20 ? n : 20);
         uint64_t size;
-        if (!space || !decimal(p, (size_t)(space - p), &size) || size > n || p[size - 1] != '\n')
+        if (!space || !decimal(p, (size_t)(space - p), &size) || !size || size > n || p[size - 1] != '\n')
             return malformed(w, "malformed pax record");
         size_t head = (size_t)(space - p) + 1;
         if (head + 1 >= size)

@@ -265,6 +265,41 @@ static void tar__hostile_headers__refused_as_problem(void)
     }
 }
 
+static void tar__hostile_pax_records__refused_as_problem(void)
+{
+    static const char *const records[] = {"0 a=b\n",
+                                          "6 a=b",
+                                          "99 a=b\n",
+                                          "7 a=bc",
+                                          "x a=b\n",
+                                          "5 a=b\n",
+                                          "3 \n",
+                                          "4 =\n",
+                                          "6 ab\n\n",
+                                          "5 =b\n",
+                                          "12 size=-1\n ",
+                                          "11 size=x\n",
+                                          "28 size=99999999999999999999\n",
+                                          "99999999999999999999 a=b\n"};
+    folder("data/pax");
+    for (size_t i = 0; i < sizeof records / sizeof *records; i++) {
+        struct tarfile t = {0};
+        tar_text(&t, "good.jpg", "x");
+        tar_text(&t, "good.cls", "c");
+        tar_header(&t, "pax", 'x', strlen(records[i]));
+        tar_data(&t, records[i], strlen(records[i]));
+        tar_text(&t, "next.jpg", "y");
+        tar_end(&t);
+        tar_save(&t, at("data/pax/p.tar"), t.n);
+        struct hapi_store *s = store_open(NULL);
+        const struct hapi_dataset *d = hapi_store_find(s, "pax");
+        CHECK(d->n_samples == 1 && d->n_problems == 1);
+        CHECKF(has_problem(d, "pax"), "record %zu", i);
+        hapi_store_close(s);
+        tar_free(&t);
+    }
+}
+
 /* In place, same size, mtime put back: only a cache that is used can make the old digest come again. */
 static void rewrite_unseen(const char *name, size_t n, uint32_t seed)
 {
@@ -441,6 +476,7 @@ int main(void)
     CASE(tar__pax_gnu_and_base256__long_names_and_sizes);
     CASE(tar__cut_at_any_byte__whole_samples_served_and_cut_reported);
     CASE(tar__hostile_headers__refused_as_problem);
+    CASE(tar__hostile_pax_records__refused_as_problem);
     CASE(cache__reused__rebuilt_when_changed_or_corrupt);
     CASE(cache__every_dataset__same_index_as_without);
     CASE(cache__cannot_be_written__problem_not_failure);
