@@ -5,10 +5,9 @@
 
 struct fusion {
     const struct hapi_graph *g;
-    int *user;      /* per value: the one node that reads it; -1: none; -2: several, or a graph output too */
-    int *uses;      /* per value: by nodes; a graph output counts as very many */
-    bool *taken;    /* per node: part of a step already */
-    bool *internal; /* per value: vanishes inside a step */
+    int *user;   /* per value: the one node that reads it; -1: none; -2: several, or a graph output too */
+    int *uses;   /* per value: by nodes; a graph output counts as very many */
+    bool *taken; /* per node: part of a step already */
 };
 
 static bool same_shape(const struct hapi_graph *g, int a, int b)
@@ -173,7 +172,6 @@ static int chain_of(const struct fusion *f, int first, int v, int *chain, struct
 
 static void take(struct fusion *f, struct hapi_step *s, int node)
 {
-    f->internal[s->out] = true;
     f->taken[node] = true;
     s->out = f->g->nodes[node].out[0];
     s->nodes[s->n_nodes++] = &f->g->nodes[node];
@@ -249,6 +247,58 @@ static void take_residual(struct fusion *f, struct hapi_step *s)
     take(f, s, u);
 }
 
+/* The pads of a constant Pad with zeros of the spatial dims of (N,C,H,W) or (N,C,W). */
+static bool pad_read(const struct hapi_graph *g, const struct hapi_node *n, int64_t *pad)
+{
+    const struct hapi_attr *mode = hapi_node_attr(n, "mode");
+    const struct hapi_value *x = &g->values[n->in[0]],
+                            *p = n->n_in > 1 && n->in[1] >= 0 ? &g->values[n->in[1]] : NULL;
+    int64_t v[8] = {0};
+    int rank = x->shape.rank;
+    float value = hapi_node_float(n, "value", 0);
+
+    if (x->dtype != HAPI_F32 || (rank != 3 && rank != 4) || (mode && strcmp(mode->s, "constant")) ||
+        n->n_in > 3)
+        return false;
+    if (n->n_in > 2 && n->in[2] >= 0 && !constant_f32(g, n->in[2], &value))
+        return false;
+    if (p && p->data && p->dtype == HAPI_I64 && p->shape.dim[0] == 2 * rank)
+        memcpy(v, p->data, (size_t)(2 * rank) * sizeof *v);
+    else if (p || hapi_node_ints(n, "pads", v, 8) != (size_t)(2 * rank))
+        return false;
+    for (int i = 0; i < 2; i++) {
+        if (v[i] || v[rank + i] || value != 0)
+            return false;
+        pad[i] = rank == 3 && i == 0 ? 0 : v[rank - 2 + i];
+        pad[2 + i] = rank == 3 && i == 0 ? 0 : v[2 * rank - 2 + i];
+    }
+    return pad[0] >= 0 && pad[1] >= 0 && pad[2] >= 0 && pad[3] >= 0;
+}
+
+/* A Pad that one Conv alone reads is that Conv's own padding: it is left for step_make() of the Conv. */
+static bool pad_of_conv(const struct fusion *f, int i)
+{
+    const struct hapi_node *n = &f->g->nodes[i];
+    int64_t pad[4];
+    int u = n->op == HAPI_OP_Pad ? sole_user(f, n->out[0]) : -1;
+
+    return u >= 0 && f->g->nodes[u].op == HAPI_OP_Conv && f->g->nodes[u].in[0] == n->out[0] &&
+           pad_read(f->g, n, pad);
+}
+
+static void take_pad(struct fusion *f, struct hapi_step *s)
+{
+    int p = f->g->values[s->x].producer;
+
+    if (p < 0 || f->taken[p] || !pad_of_conv(f, p) || !pad_read(f->g, &f->g->nodes[p], s->pad))
+        return;
+    f->taken[p] = true;
+    s->nodes[1] = s->nodes[0];
+    s->nodes[0] = &f->g->nodes[p];
+    s->n_nodes = 2;
+    s->x = f->g->nodes[p].in[0];
+}
+
 static void step_make(struct fusion *f, struct hapi_step *s, int i)
 {
     const struct hapi_node *n = &f->g->nodes[i];
@@ -283,6 +333,11 @@ static void step_make(struct fusion *f, struct hapi_step *s, int i)
         s->act_only = true;
         return;
     }
+    if (n->op == HAPI_OP_Conv) {
+        f->taken[i] = false;
+        take_pad(f, s);
+        f->taken[i] = true;
+    }
     bool product = n->op == HAPI_OP_Conv || n->op == HAPI_OP_Gemm || n->op == HAPI_OP_MatMul;
     if (n->op == HAPI_OP_MatMul)
         take_bias(f, s);
@@ -298,9 +353,8 @@ static bool fusion_prepare(struct fusion *f, struct hapi_arena *arena)
 
     f->user = hapi_arena_array(arena, g->n_values + 1, sizeof *f->user);
     f->taken = hapi_arena_array(arena, g->n_nodes + 1, sizeof *f->taken);
-    f->internal = hapi_arena_array(arena, g->n_values + 1, sizeof *f->internal);
     f->uses = hapi_arena_array(arena, g->n_values + 1, sizeof *f->uses);
-    if (!f->user || !f->taken || !f->internal || !f->uses)
+    if (!f->user || !f->taken || !f->uses)
         return false;
     for (size_t i = 0; i < g->n_values; i++)
         f->user[i] = -1;
@@ -331,7 +385,7 @@ int hapi_fuse(const struct hapi_graph *g, struct hapi_arena *arena, struct hapi_
     if (!list || !at || !ordered || !fusion_prepare(&f, arena))
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory to fuse %zu nodes", g->n_nodes);
     for (size_t i = 0; i < g->n_nodes; i++) {
-        if (f.taken[i])
+        if (f.taken[i] || pad_of_conv(&f, (int)i))
             continue;
         step_make(&f, &list[count], (int)i);
         at[list[count].last] = &list[count];

@@ -1,7 +1,7 @@
 /*
  * Fusion: turns a bound graph's nodes into steps, each of which a back end can run as one kernel.
  *
- *     Conv | Gemm | MatMul | Add ...  [+ bias]  [+ residual]  [activation]      one step
+ *     [Pad .] Conv | Gemm | MatMul | Add ...  [+ bias]  [+ residual]  [activation]      one step
  *     Sigmoid . Mul (SiLU), Div . Erf . Add . Mul . Mul (GELU)                  one activation
  *
  * Intermediate values inside a step have no other reader and are no output of the graph, so nobody misses
@@ -30,11 +30,12 @@ struct hapi_act {
     float alpha, beta;
 };
 
-enum { HAPI_STEP_NODES = 9 }; /* head, bias, residual, and an activation of up to five nodes */
+enum { HAPI_STEP_NODES = 9 }; /* pad, head, bias, residual, and an activation of up to five nodes */
 
 struct hapi_step {
     const struct hapi_node *node; /* the head; its op says what the step is */
     bool act_only;                /* the head is the activation itself: read x, write act(x) */
+    int64_t pad[4];               /* zeros around x (top, left, bottom, right): a Pad before a Conv */
     int x;        /* first operand (of an activation made of several nodes: what it is applied to) */
     int bias;     /* constant added per channel or column (MatMul then Add), or HAPI_NO_VALUE */
     int residual; /* value of the output's shape added before the activation, or HAPI_NO_VALUE */

@@ -137,7 +137,7 @@ int hapi_dnn_conv(struct hapi_dnn *b, struct hapi_err *err)
 {
     const struct hapi_node *n = b->step->node;
     const struct hapi_shape *k = &b->g->values[n->in[1]].shape, *o = &b->g->values[b->step->out].shape;
-    struct conv c = {.x = n->in[0], .weights = n->in[1], .bias = n->n_in > 2 ? n->in[2] : HAPI_NO_VALUE};
+    struct conv c = {.x = b->step->x, .weights = n->in[1], .bias = n->n_in > 2 ? n->in[2] : HAPI_NO_VALUE};
     int rc = hapi_window_of(b->g, n, &c.w, err);
 
     if (rc)
@@ -145,6 +145,12 @@ int hapi_dnn_conv(struct hapi_dnn *b, struct hapi_err *err)
     if (b->g->values[c.x].dtype != HAPI_F32 || k->dim[1] * c.w.group != b->g->values[c.x].shape.dim[1] ||
         k->dim[0] % c.w.group)
         return HAPI_DNN_NONE;
+    for (int d = 0; d < 2; d++) {
+        const int64_t *pad = b->step->pad;
+        c.w.in[d] -= pad[d] + pad[2 + d];
+        c.w.pad_begin[d] += pad[d];
+        c.w.pad_end[d] += pad[2 + d];
+    }
     c.dtype = b->spec.dtype;
     c.out_dtype = b->out_of[b->step->out] >= 0 ? HAPI_F32 : c.dtype;
     rc = HAPI_DNN_NONE;
