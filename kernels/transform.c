@@ -186,13 +186,31 @@ static int beside(char *buf, size_t size, const char *model_path)
                : HAPI_EINVAL;
 }
 
+/* At most TEXT_MAX + 1 bytes: one too many is seen by the parser. */
+static int file_read(int fd, const char *path, char *text, size_t *n, struct hapi_err *err)
+{
+    struct stat st;
+
+    *n = 0;
+    if (fstat(fd, &st) || !S_ISREG(st.st_mode))
+        return hapi_err_set(err, HAPI_ESYS, 0, "the transform %s is not a regular file", path);
+    while (*n <= TEXT_MAX) {
+        ssize_t k = read(fd, text + *n, TEXT_MAX + 1 - *n);
+        if (k < 0 && errno != EINTR)
+            return hapi_err_errno(err, errno, "cannot read the transform %s", path);
+        if (k == 0)
+            break;
+        *n += k > 0 ? (size_t)k : 0;
+    }
+    return 0;
+}
+
 int hapi_transform_load(struct hapi_transform *out, const char *path, const char *model_path,
                         struct hapi_err *err)
 {
     char own[4096], *text;
-    struct stat st;
-    size_t n = 0;
-    int rc = 0;
+    size_t n;
+    int rc;
 
     if (!path && (!model_path || beside(own, sizeof own, model_path)))
         return hapi_err_set(err, HAPI_EINVAL, 0, "no path of a transform");
@@ -206,18 +224,11 @@ int hapi_transform_load(struct hapi_transform *out, const char *path, const char
         return why == ENOENT ? HAPI_ENOENT : HAPI_ESYS;
     }
     text = malloc(TEXT_MAX + 1);
-    if (!text)
-        rc = hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for the transform %s", path);
-    else if (fstat(fd, &st) || !S_ISREG(st.st_mode))
-        rc = hapi_err_set(err, HAPI_ESYS, 0, "the transform %s is not a regular file", path);
-    while (!rc && n <= TEXT_MAX) {
-        ssize_t k = read(fd, text + n, TEXT_MAX + 1 - n);
-        if (k < 0 && errno != EINTR)
-            rc = hapi_err_errno(err, errno, "cannot read the transform %s", path);
-        if (k == 0)
-            break;
-        n += k > 0 ? (size_t)k : 0;
+    if (!text) {
+        close(fd);
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for the transform %s", path);
     }
+    rc = file_read(fd, path, text, &n, err);
     close(fd);
     if (!rc && (rc = hapi_transform_parse(out, text, n, err)))
         hapi_err_context(err, "%s", path);

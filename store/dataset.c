@@ -176,7 +176,7 @@ int hapi_dataset_arrange(struct hapi_dataset_impl *d, const struct hapi_entries 
     d->objects = hapi_arena_array(d->arena, (size_t)e->n + 1, sizeof *d->objects);
     d->samples = hapi_arena_array(d->arena, (size_t)n + 1, sizeof *d->samples);
     d->fds = d->tar ? hapi_arena_array(d->arena, (size_t)e->n + 1, sizeof(void *)) : NULL;
-    p.of_sample = malloc(((size_t)n + 1) * sizeof *p.of_sample);
+    p.of_sample = calloc((size_t)n + 1, sizeof *p.of_sample);
     if (!d->objects || !d->samples || !p.of_sample || (d->tar && !d->fds))
         goto done;
     rc = 0;
