@@ -251,6 +251,20 @@ static void request_sent(struct hapi_conn *c, struct hapi_conn_op *op, int statu
     fetch_pump(r->node->l);
 }
 
+/* Immediates that its requests may still cause. What an ended request left over serves the next one. */
+static int credit_take(struct loader_node *n, uint32_t parts)
+{
+    uint32_t owed = parts;
+
+    for (int i = 0; i < NODE_REQUESTS; i++)
+        if (n->requests[i].active && !n->requests[i].terminal)
+            owed += n->requests[i].n - n->requests[i].parts;
+    int rc = owed > n->granted ? hapi_conn_grant(n->conn, owed - n->granted) : 0;
+    if (!rc && owed > n->granted)
+        n->granted = owed;
+    return rc;
+}
+
 static int request_issue(struct request *r, struct batch *b, uint32_t at, uint32_t n, struct hapi_err *err)
 {
     struct hapi_loader *l = r->node->l;
@@ -269,7 +283,7 @@ static int request_issue(struct request *r, struct batch *b, uint32_t at, uint32
         return hapi_err_set(err, bytes, 0, "a request of %u samples cannot be encoded: %s", n,
                             hapi_err_meaning(bytes));
     r->op.on_done = request_sent;
-    int rc = hapi_conn_grant(r->node->conn, n);
+    int rc = credit_take(r->node, n);
     if (!rc)
         rc = hapi_conn_send(r->node->conn, r->message, (size_t)bytes, &r->op);
     if (rc)
@@ -451,6 +465,7 @@ void fetch_imm(struct loader_node *n, uint32_t imm)
     uint32_t index = imm >> 16, part = imm & 0xffff;
     struct hapi_err err = {0};
 
+    n->granted--;
     struct request *r = index < NODE_REQUESTS ? &n->requests[index] : NULL;
     if (!r || !r->active || r->terminal || part != r->parts || part >= r->n) {
         node_break(n, HAPI_EPROTO, "an immediate that answers no request");
@@ -481,6 +496,7 @@ void fetch_imm(struct loader_node *n, uint32_t imm)
 
 void fetch_lost(struct loader_node *n)
 {
+    n->granted = 0;
     for (int i = 0; i < NODE_REQUESTS; i++) {
         struct request *r = &n->requests[i];
         if (!r->active)

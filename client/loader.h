@@ -120,7 +120,7 @@ struct loader_node {
     struct hapi_timer retry;
     int attempts;
     uint64_t key, remote_base;
-    uint32_t in_flight, max_requests;
+    uint32_t in_flight, max_requests, granted;
     uint64_t upload_at;
     struct hapi_err last;
     struct request requests[NODE_REQUESTS];

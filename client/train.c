@@ -69,7 +69,7 @@ static void progress(struct job *j, const char *what, uint64_t done, uint64_t al
 static int kept_open(struct kept *k, uint64_t n, size_t width, struct hapi_err *err)
 {
     *k = (struct kept){.n = n, .width = width};
-    k->features = malloc(n * width * sizeof(float));
+    k->features = calloc(n * width, sizeof(float));
     k->labels = calloc(n, sizeof *k->labels);
     k->present = calloc(n, 1);
     return k->features && k->labels && k->present
@@ -293,30 +293,50 @@ static int json_write(struct job *j, struct hapi_err *err)
     return rc;
 }
 
-static int dump(const char *prefix, const char *name, enum hapi_dtype dtype, uint64_t rows, uint64_t columns,
+static int dump(const char *prefix, const char *name, const struct hapi_shape *shape, enum hapi_dtype dtype,
                 const void *data, struct hapi_err *err)
 {
-    struct hapi_shape shape = {.rank = columns ? 2 : 1, .dim = {(int64_t)rows, (int64_t)columns}};
     char path[4096];
 
     if ((size_t)snprintf(path, sizeof path, "%s-%s.npy", prefix, name) >= sizeof path)
         return hapi_err_set(err, HAPI_EINVAL, 0, "--dump-features: the path is too long");
-    return npy_write(path, dtype, &shape, data, err);
+    return hapi_npy_write(path, shape, dtype, data, err);
 }
 
-static int features_dump(struct job *j, struct hapi_err *err)
+static int features_dump(const char *prefix, const char *name, const struct kept *k, struct hapi_err *err)
+{
+    struct hapi_shape shape = {.rank = 2, .dim = {(int64_t)k->n, (int64_t)k->width}};
+    return dump(prefix, name, &shape, HAPI_F32, k->features, err);
+}
+
+/* Class indices; -1 for a sample that was left out. */
+static int labels_dump(const char *prefix, const char *name, const uint32_t *labels, const struct kept *k,
+                       struct hapi_err *err)
+{
+    struct hapi_shape shape = {.rank = 1, .dim = {(int64_t)k->n}};
+    int64_t *wide = calloc(k->n, sizeof *wide);
+
+    if (!wide)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory to write labels");
+    for (uint64_t i = 0; i < k->n; i++)
+        wide[i] = k->present[i] ? (int64_t)labels[i] : -1;
+    int rc = dump(prefix, name, &shape, HAPI_I64, wide, err);
+    free(wide);
+    return rc;
+}
+
+static int all_dump(struct job *j, struct hapi_err *err)
 {
     const char *p = j->o->dump_features;
-    const struct kept *a = &j->kept, *b = &j->tested;
 
-    int rc = dump(p, "train", HAPI_F32, a->n, a->width, a->features, err);
+    int rc = features_dump(p, "train", &j->kept, err);
     if (!rc)
-        rc = dump(p, "train-labels", HAPI_U32, a->n, 0, a->labels, err);
+        rc = labels_dump(p, "train-labels", j->kept.labels, &j->kept, err);
     if (!rc)
-        rc = dump(p, "test", HAPI_F32, b->n, b->width, b->features, err);
+        rc = features_dump(p, "test", &j->tested, err);
     if (!rc)
-        rc = dump(p, "test-labels", HAPI_U32, b->n, 0, b->labels, err);
-    return rc ? rc : dump(p, "test-predictions", HAPI_U32, b->n, 0, j->predictions, err);
+        rc = labels_dump(p, "test-labels", j->tested.labels, &j->tested, err);
+    return rc ? rc : labels_dump(p, "test-predictions", j->predictions, &j->tested, err);
 }
 
 /* ------------------------------------------------------------------ opening */
@@ -411,7 +431,7 @@ int train_run(const struct train_options *o, struct hapi_err *err)
     if (!rc)
         rc = epochs_run(&j, err);
     if (!rc && o->dump_features)
-        rc = features_dump(&j, err);
+        rc = all_dump(&j, err);
     if (!rc && o->json)
         rc = json_write(&j, err);
     if (rc && !o->quiet && isatty(STDERR_FILENO))

@@ -66,6 +66,7 @@ int window_open(struct hapi_loader *l, struct hapi_err *err)
     if (batches_take(l) || requests_take(l))
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for %u batches of %u samples", l->o.depth,
                             l->o.batch);
+    l->next_position = l->catalog.n_samples; /* nothing to ask for before an epoch is begun */
     l->max_again = (uint32_t)requests * 2;
     l->again = calloc(l->max_again, sizeof *l->again);
     l->order = malloc(l->catalog.n_samples * sizeof *l->order);
