@@ -113,6 +113,7 @@ static int step(struct job *j, const float *const *rows, const uint32_t *labels,
 
 static int order_write(struct job *j, uint32_t epoch, uint64_t sample, struct hapi_err *err)
 {
+    /* Line-buffered: whoever watches the file sees how far the job is. */
     if (j->order_file && fprintf(j->order_file, "%u %llu\n", epoch, (unsigned long long)sample) < 0)
         return hapi_err_errno(err, errno, "cannot write %s", j->o->dump_order);
     return 0;
@@ -388,6 +389,8 @@ static int job_open(struct job *j, struct hapi_err *err)
         rc = job_memory(j, err);
     if (!rc && o->dump_order && !(j->order_file = fopen(o->dump_order, "we")))
         rc = hapi_err_errno(err, errno, "cannot write %s", o->dump_order);
+    if (j->order_file)
+        setvbuf(j->order_file, NULL, _IOLBF, BUFSIZ);
     if (rc)
         return rc;
     struct head_options head = {
