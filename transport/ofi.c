@@ -50,12 +50,12 @@ int hapi_ofi_info(struct fi_info **out, const char *host, uint16_t port, uint64_
         return hapi_err_set(err, HAPI_EUNSUPPORTED, -rc,
                             "libfabric here has no tcp provider that can reach %s",
                             host ? host : "a network");
-    return rc ? hapi_ofi_error(err, rc, "fi_getinfo") : 0;
+    return rc || !*out ? hapi_ofi_error(err, rc ? rc : -FI_ENODATA, "fi_getinfo") : 0;
 }
 
 static int ofi_probe(struct hapi_err *err)
 {
-    struct fi_info *info;
+    struct fi_info *info = NULL;
     int rc = hapi_ofi_info(&info, NULL, 0, 0, err);
 
     if (rc == 0)
@@ -364,7 +364,7 @@ static int ofi_connect(struct hapi_conn **out, const struct hapi_conn *proto, co
                        const uint8_t nonce[HAPI_NONCE_SIZE], struct hapi_err *err)
 {
     struct ofi_conn *c = calloc(1, sizeof *c);
-    struct fi_info *info;
+    struct fi_info *info = NULL;
     int rc;
 
     if (!c)
@@ -375,7 +375,7 @@ static int ofi_connect(struct hapi_conn **out, const struct hapi_conn *proto, co
         goto fail_alloc;
     }
     rc = hapi_ofi_info(&info, host, port, FI_NUMERICHOST, err);
-    if (rc)
+    if (rc || !info)
         goto fail_init;
     rc = hapi_ofi_endpoint(c, info, err);
     if (rc == 0)

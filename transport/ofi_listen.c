@@ -114,7 +114,7 @@ int hapi_ofi_listener_open(struct hapi_listener **out, const struct hapi_listene
                            uint16_t port, struct hapi_err *err)
 {
     struct ofi_listener *l = calloc(1, sizeof *l);
-    struct fi_info *info;
+    struct fi_info *info = NULL;
     int rc;
 
     if (!l)

@@ -38,7 +38,7 @@ int hapi_fabric_open(struct hapi_fabric **out, struct hapi_loop *loop, const cha
     struct hapi_fabric proto = {.ops = find(kind), .loop = loop, .slab = slab};
     int rc = hapi_fabric_probe(kind, err);
 
-    if (rc)
+    if (rc || !proto.ops)
         return rc;
     if (opt)
         proto.opt = *opt;

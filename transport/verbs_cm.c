@@ -94,7 +94,7 @@ static int open_known_device(struct verbs_fabric *f, struct hapi_err *err)
     if (!list || n == 0)
         rc = hapi_err_set(err, HAPI_EUNSUPPORTED, errno, "verbs: %s", no_device);
     bool found = false;
-    for (int i = 0; rc == 0 && i < n; i++) {
+    for (int i = 0; list && rc == 0 && i < n; i++) {
         if (!wanted(f, list[i]))
             continue;
         found = true;

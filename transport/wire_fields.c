@@ -253,9 +253,9 @@ int hapi_fields_decode(const struct hapi_field *f, size_t n_fields, void *m, con
 {
     struct hapi_reader r = {buf, buf ? (const uint8_t *)buf + n : NULL};
     uint64_t seen = 0;
-    const uint8_t *v;
-    uint16_t tag;
-    uint32_t len;
+    const uint8_t *v = NULL;
+    uint16_t tag = 0;
+    uint32_t len = 0;
     int rc;
 
     clear_fields(f, n_fields, m);
