@@ -22,15 +22,13 @@ void hapi_graph_free(struct hapi_graph *g)
     free(g);
 }
 
-/* Metadata is bounded by arena_bytes; constants that folding makes are in proportion to what the files hold.
- */
-static size_t graph_limit(const struct hapi_model *m)
+static uint64_t model_bytes(const struct hapi_model *m)
 {
     uint64_t bytes = m->bytes.n;
 
     for (size_t i = 0; i < hapi_externals_files(m->externals); i++)
         bytes += hapi_externals_file(m->externals, i).n;
-    return (size_t)(m->limits.arena_bytes + 4 * bytes);
+    return bytes;
 }
 
 int hapi_binding_value(struct hapi_binding *b, const char *name, const char *suffix)
@@ -95,11 +93,12 @@ int hapi_binding_new(struct hapi_binding *b, struct hapi_model *m, const struct 
     int rc;
 
     *b = (struct hapi_binding){.m = m, .o = &m->onnx, .spec = spec, .err = err, .shapes_only = shapes_only};
-    b->work = m->limits.arena_bytes;
+    /* In proportion to what the files hold, with some room for what small ones expand. */
+    b->work = m->limits.arena_bytes / 16 + 2 * model_bytes(m);
     b->g = calloc(1, sizeof *b->g);
     if (!b->g)
         return no_memory(b);
-    b->g->arena = hapi_arena_new(graph_limit(m));
+    b->g->arena = hapi_arena_new((size_t)(m->limits.arena_bytes + 4 * model_bytes(m)));
     b->g->batch = spec->batch;
     b->g->opset = m->onnx.opset;
     if (!b->g->arena)
