@@ -191,7 +191,9 @@ static void slot_cancel(struct hapi_loop *l, struct hapi_watch_slot *slot)
     if (!slot->armed || slot->canceling)
         return;
     struct io_uring_sqe *s = hapi_loop_sqe(l);
-    io_uring_prep_poll_remove(s, (uint64_t)(uintptr_t)slot | TAG_WATCH);
+    /* Not poll_remove: it answers -EALREADY when the poll is about to be retried, and the poll stays armed.
+     */
+    io_uring_prep_cancel64(s, (uint64_t)(uintptr_t)slot | TAG_WATCH, 0);
     io_uring_sqe_set_data64(s, TAG_NONE);
     slot->canceling = true;
 }
