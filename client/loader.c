@@ -407,7 +407,7 @@ int hapi_loader_next(struct hapi_loader *l, struct hapi_batch_view *view, struct
     pthread_mutex_lock(&l->lock);
     for (;;) {
         over = l->deliver == l->last_sequence;
-        b = over ? NULL : batch_next(l);
+        b = over || l->failure.set ? NULL : batch_next(l);
         if (b || over || l->failure.set || l->held == l->o.depth)
             break;
         pthread_cond_wait(&l->changed, &l->lock);

@@ -137,14 +137,13 @@ static void enter_read(struct hapi_batch *b)
         bool fits = need <= b->rt->cfg.read_area - at;
         if (!fits && i)
             break; /* the rest goes into the next micro-batch */
-        b->images[i] = (struct hapi_image){.status = !info ? HAPI_ENOENT : fits ? 0 : HAPI_ETOOBIG};
+        b->images[i] = (struct hapi_image){.status = !info          ? HAPI_ENOENT
+                                                     : !fits        ? HAPI_ETOOBIG
+                                                     : !info->bytes ? HAPI_EDECODE
+                                                                    : read_start(b, i, info, at)};
         if (b->images[i].status)
             continue;
-        int rc = read_start(b, i, info, at);
-        if (rc)
-            b->images[i].status = rc;
-        else
-            b->reads_left++;
+        b->reads_left++;
         at += (need + 4095) & ~(size_t)4095;
         at = at < b->rt->cfg.read_area ? at : b->rt->cfg.read_area;
     }
