@@ -77,8 +77,9 @@ struct hapi_graph {
 };
 
 /* Binds the model at a batch (0: dims as they are; symbolic ones become 1), from/to cuts as in the spec (only
- * nodes between them are kept; `from` tensors become the graph's inputs). BatchNorm folded into a preceding
- * Conv, Identity/Dropout removed, constants folded. */
+ * nodes between them are kept; `from` tensors become the graph's inputs). Inputs that the spec binds to values
+ * become constants and are no inputs of the graph. BatchNorm folded into a preceding Conv, Identity, Dropout and
+ * empty Pads removed, constants folded; a tensor that the spec names survives every fold. */
 int hapi_graph_bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
                     struct hapi_err *err);
 void hapi_graph_free(struct hapi_graph *g);

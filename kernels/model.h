@@ -1,7 +1,7 @@
 /*
  * What a model holds, and the stages of binding it. Internal to kernels/.
  *
- *     hapi_binding_new ─> hapi_binding_infer (shapes, constants) ─> hapi_fold_batchnorm ─> cut ─> compaction
+ *    hapi_binding_new ─> _infer (shapes, constants) ─> hapi_fold_batchnorm ─> cut ─> compaction
  *
  * Not thread-safe: one thread at a time uses a model (see kernels.h).
  */

@@ -80,7 +80,8 @@ def check_first(network, cuts, bound, expected):
     first = next((c for c in cuts if c["bytes_f32"] < bound), None)
     percent = 100 * first["flops"] / cuts[-1]["flops"]
     check(named(first, name), f"{network}: first below {bound} B is {first['name']}, not {name}")
-    check(share is None or abs(percent - share) <= 1.0, f"{network}: {percent:.1f} % before {name}, not {share}")
+    check(share is None or abs(percent - share) <= 1.0,
+          f"{network}: {percent:.1f} % before {name}, not {share}")
     return f"{first['name']} ({percent:.0f} %)"
 
 
@@ -107,7 +108,8 @@ def check_network(hapi, cache, network):
 
 def check_program(hapi, cache):
     """Exit codes: 0, 1 failure, 2 usage."""
-    for args, code in ((["--help"], 0), ([], 2), (["a", "b"], 2), (["--nonsense", "a"], 2), ([str(cache / "none")], 1)):
+    cases = ((["--help"], 0), ([], 2), (["a", "b"], 2), (["--nonsense", "a"], 2), ([str(cache / "none")], 1))
+    for args, code in cases:
         got = subprocess.run([hapi, "cuts", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         check(got.returncode == code, f"hapi cuts {args}: exit code {got.returncode}, not {code}")
         check(bool(got.stderr) == (code != 0), f"hapi cuts {args}: {got.stderr}")

@@ -440,73 +440,77 @@ static void with_to_i64(struct build *b)
 }
 
 /* x is (n, 4, 6, 8). */
+static const struct rule rules[] = {
+    {17, "Flatten", "x", "2x192", with_axis_1},
+    {12, "Softmax", "x", "2x4x6x8", with_axis_1},
+    {13, "ReduceMean", "x", "2x6", with_keepdims_0},
+    {17, "Transpose", "x", "2x6x8x4", with_perm},
+    {17, "Transpose", "x", "8x6x4x2", NULL},
+    {17, "MaxPool", "x", "2x4x3x4", with_pool_ceil},
+    {17, "MaxPool", "x", "2x4x2x3", with_pool_floor},
+    {17, "AveragePool", "x", "2x4x3x4", with_pool_ceil},
+    {17, "GlobalMaxPool", "x", "2x4x1x1", NULL},
+    {17, "Conv", "x,w44", "2x4x6x5", with_dilation},
+    {17, "Conv", "x,w42", "2x4x4x6", with_group},
+    {17, "Concat", "x,x,x", "2x12x6x8", with_axis_1},
+    {9, "Slice", "x", "2x3x6x2", with_slices},
+    {10, "Pad", "x", "2x4x6x13", with_pads},
+    {17, "Gather", "x,ids", "2x2x3x6x8", with_axis_1},
+    {17, "MatMul", "x,m85", "2x4x6x5", NULL},
+    {17, "MatMul", "x,v8", "2x4x6", NULL},
+    {17, "Add", "x,v8", "2x4x6x8", NULL},
+    {17, "Mul", "big,v8", "3x2x4x6x8", NULL},
+    {6, "Add", "x,v4", "2x4x6x8", with_axis_1},
+    {17, "Expand", "x,dims", "3x2x4x6x8", NULL},
+    {17, "Reshape", "x,re", "2x24x8", NULL},
+    {17, "Unsqueeze", "x,ax", "2x1x4x6x8x1", NULL},
+    {17, "Cast", "x", "2x4x6x8", with_to_i64},
+    {17, "Where", "c,x,v8", "2x4x6x8", NULL},
+    {17, "Equal", "x,v8", "2x4x6x8", NULL},
+    {17, "PRelu", "x,v8", "2x4x6x8", NULL},
+    {17, "ReduceSum", "x,ax2", "2x1x6x8", NULL},
+};
+
+static void check_rule(const struct rule *r)
+{
+    struct build b = {0};
+    uint8_t yes = 1;
+    INPUT(&b, "x", -1, 4, 6, 8);
+    OUTPUT(&b, "y");
+    WEIGHTS(&b, "w44", 4, 4, 3, 3);
+    WEIGHTS(&b, "w42", 4, 2, 3, 3);
+    WEIGHTS(&b, "m85", 8, 5);
+    WEIGHTS(&b, "v8", 8);
+    WEIGHTS(&b, "v4", 4);
+    I64S(&b, "dims", 3, 1, 4, 1, 8);
+    I64S(&b, "re", 0, -1, 8);
+    I64S(&b, "ax", 1, -1);
+    I64S(&b, "ax2", 1);
+    build_initializer(&b, "ids", ONNX_I64, 2, (const int64_t[]){2, 3}, (const int64_t[]){0, 1, 2, 3, -1, -4},
+                      48);
+    build_initializer(&b, "c", ONNX_BOOL, 0, NULL, &yes, 1);
+    if (strstr(r->in, "big"))
+        build_node(&b, "Expand", "e", "x,dims", "big");
+    if (r->more)
+        r->more(&b);
+    build_node(&b, r->op, "n", r->in, "y");
+    struct hapi_model *m = finish(&b, r->opset);
+    struct hapi_graph *g = bind(m, 2);
+    CHECKF(g && !strcmp(shape(g, "y"), r->expected), "%s: %s, not %s", r->op, g ? shape(g, "y") : err.text,
+           r->expected);
+    if (g) {
+        enum hapi_dtype d = g->values[value(g, "y")].dtype;
+        CHECK(d == (!strcmp(r->op, "Cast") ? HAPI_I64 : !strcmp(r->op, "Equal") ? HAPI_BOOL : HAPI_F32));
+        check_graph(g);
+    }
+    hapi_graph_free(g);
+    hapi_model_close(m);
+}
+
 static void rules__each_op__infer_what_onnx_says(void)
 {
-    static const struct rule rules[] = {
-        {17, "Flatten", "x", "2x192", with_axis_1},
-        {12, "Softmax", "x", "2x4x6x8", with_axis_1},
-        {13, "ReduceMean", "x", "2x6", with_keepdims_0},
-        {17, "Transpose", "x", "2x6x8x4", with_perm},
-        {17, "Transpose", "x", "8x6x4x2", NULL},
-        {17, "MaxPool", "x", "2x4x3x4", with_pool_ceil},
-        {17, "MaxPool", "x", "2x4x2x3", with_pool_floor},
-        {17, "AveragePool", "x", "2x4x3x4", with_pool_ceil},
-        {17, "GlobalMaxPool", "x", "2x4x1x1", NULL},
-        {17, "Conv", "x,w44", "2x4x6x5", with_dilation},
-        {17, "Conv", "x,w42", "2x4x4x6", with_group},
-        {17, "Concat", "x,x,x", "2x12x6x8", with_axis_1},
-        {9, "Slice", "x", "2x3x6x2", with_slices},
-        {10, "Pad", "x", "2x4x6x13", with_pads},
-        {17, "Gather", "x,ids", "2x2x3x6x8", with_axis_1},
-        {17, "MatMul", "x,m85", "2x4x6x5", NULL},
-        {17, "MatMul", "x,v8", "2x4x6", NULL},
-        {17, "Add", "x,v8", "2x4x6x8", NULL},
-        {17, "Mul", "big,v8", "3x2x4x6x8", NULL},
-        {6, "Add", "x,v4", "2x4x6x8", with_axis_1},
-        {17, "Expand", "x,dims", "3x2x4x6x8", NULL},
-        {17, "Reshape", "x,re", "2x24x8", NULL},
-        {17, "Unsqueeze", "x,ax", "2x1x4x6x8x1", NULL},
-        {17, "Cast", "x", "2x4x6x8", with_to_i64},
-        {17, "Where", "c,x,v8", "2x4x6x8", NULL},
-        {17, "Equal", "x,v8", "2x4x6x8", NULL},
-        {17, "PRelu", "x,v8", "2x4x6x8", NULL},
-        {17, "ReduceSum", "x,ax2", "2x1x6x8", NULL},
-    };
-    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
-        const struct rule *r = &rules[i];
-        struct build b = {0};
-        uint8_t yes = 1;
-        INPUT(&b, "x", -1, 4, 6, 8);
-        OUTPUT(&b, "y");
-        WEIGHTS(&b, "w44", 4, 4, 3, 3);
-        WEIGHTS(&b, "w42", 4, 2, 3, 3);
-        WEIGHTS(&b, "m85", 8, 5);
-        WEIGHTS(&b, "v8", 8);
-        WEIGHTS(&b, "v4", 4);
-        I64S(&b, "dims", 3, 1, 4, 1, 8);
-        I64S(&b, "re", 0, -1, 8);
-        I64S(&b, "ax", 1, -1);
-        I64S(&b, "ax2", 1);
-        build_initializer(&b, "ids", ONNX_I64, 2, (const int64_t[]){2, 3},
-                          (const int64_t[]){0, 1, 2, 3, -1, -4}, 48);
-        build_initializer(&b, "c", ONNX_BOOL, 0, NULL, &yes, 1);
-        if (strstr(r->in, "big"))
-            build_node(&b, "Expand", "e", "x,dims", "big");
-        if (r->more)
-            r->more(&b);
-        build_node(&b, r->op, "n", r->in, "y");
-        struct hapi_model *m = finish(&b, r->opset);
-        struct hapi_graph *g = bind(m, 2);
-        CHECKF(g && !strcmp(shape(g, "y"), r->expected), "%s: %s, not %s", r->op,
-               g ? shape(g, "y") : err.text, r->expected);
-        if (g) {
-            enum hapi_dtype d = g->values[value(g, "y")].dtype;
-            CHECK(d == (!strcmp(r->op, "Cast") ? HAPI_I64 : !strcmp(r->op, "Equal") ? HAPI_BOOL : HAPI_F32));
-            check_graph(g);
-        }
-        hapi_graph_free(g);
-        hapi_model_close(m);
-    }
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+        check_rule(&rules[i]);
 }
 
 static void split__sizes_and_halves__add_up(void)

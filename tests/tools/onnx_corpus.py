@@ -27,7 +27,8 @@ def model(nodes, inits, x=("n", 4), opset=17, ir=8, listed=False):
 
 
 def node(op, inputs, output, **attrs):
-    return helper.make_node(op, inputs.split(), output.split(), name=f"/m/m.0/{output.split()[0]}/{op}", **attrs)
+    name = f"/m/m.0/{output.split()[0]}/{op}"
+    return helper.make_node(op, inputs.split(), output.split(), name=name, **attrs)
 
 
 def ramp(*shape):
@@ -63,26 +64,30 @@ def attention():
 
 def moving():
     inits = [init("s", [0, 1], np.int64), init("e", [-1, 9], np.int64), init("ax", [2, 1], np.int64),
-             init("st", [1, 2], np.int64), init("pads", [0, 0, 1, 0, 0, 1], np.int64), init("q", [2], np.int64),
+             init("st", [1, 2], np.int64), init("pads", [0, 0, 1, 0, 0, 1], np.int64),
+             init("q", [2], np.int64),
              init("idx", [[0, 0, 0]], np.int64), init("up", [9.0])]
     nodes = [node("Pad", "x pads", "p", mode="reflect"), node("Slice", "p s e ax st", "sl"),
-             node("Unsqueeze", "sl q", "u"), node("Squeeze", "u q", "sq"), node("ScatterND", "sq idx up", "sc"),
+             node("Unsqueeze", "sl q", "u"), node("Squeeze", "u q", "sq"),
+             node("ScatterND", "sq idx up", "sc"),
              node("ReduceMean", "sc", "m", axes=[2], keepdims=0), node("Clip", "m", "y")]
     return model(nodes, inits, ("n", 4, 4))
 
 
 def integers():
-    inits = [init("a", 0, np.int64), init("b", 6, np.int64), init("c", 2, np.int64), init("shape", [3, 1], np.int64)]
+    inits = [init("a", 0, np.int64), init("b", 6, np.int64), init("c", 2, np.int64),
+             init("shape", [3, 1], np.int64)]
     nodes = [node("Range", "a b c", "r"), node("Mod", "r c", "mo"), node("Equal", "mo a", "eq"),
              node("Not", "eq", "nq"), node("ConstantOfShape", "shape", "z"), node("Cast", "r", "rf", to=F32),
-             node("Where", "nq z rf", "wh"), node("ReduceSum", "wh", "rs", keepdims=0), node("Mul", "x rs", "y")]
+             node("Where", "nq z rf", "wh"), node("ReduceSum", "wh", "rs", keepdims=0),
+             node("Mul", "x rs", "y")]
     return model(nodes, inits)
 
 
 def legacy():
     inits = [init("w", ramp(2, 1, 3, 3)), init("b", [1, 2]), init("s", [0.1, 0.2])]
-    nodes = [node("Conv", "x w", "c"), node("Add", "c b", "a", broadcast=1, axis=1), node("PRelu", "a s", "p"),
-             node("Dropout", "p", "d", is_test=1), node("AveragePool", "d", "v", kernel_shape=[2, 2]),
+    nodes = [node("Conv", "x w", "c"), node("Add", "c b", "a", broadcast=1, axis=1),
+             node("PRelu", "a s", "p"), node("Dropout", "p", "d", is_test=1), node("AveragePool", "d", "v", kernel_shape=[2, 2]),
              node("Flatten", "v", "y")]
     return model(nodes, inits, ("n", 1, 5, 5), opset=6, ir=3, listed=True)
 

@@ -32,8 +32,9 @@ def export(name, path):
     part = path.with_suffix(f".{os.getpid()}.part")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(module, torch.randn(2, 3, 224, 224), str(part), opset_version=17, input_names=["input"],
-                          output_names=["output"], dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}})
+        torch.onnx.export(module, torch.randn(2, 3, 224, 224), str(part), opset_version=17,
+                          input_names=["input"], output_names=["output"],
+                          dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}})
     part.rename(path)
 
 
