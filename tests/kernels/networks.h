@@ -11,6 +11,16 @@
 
 static uint32_t net_state = 1;
 
+/* snprintf() whose result must fit. */
+static inline void net_text(char *to, size_t size, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    if (vsnprintf(to, size, fmt, ap) >= (int)size)
+        abort();
+    va_end(ap);
+}
+
 static inline float net_random(void)
 {
     net_state = net_state * 1664525 + 1013904223;
@@ -54,23 +64,23 @@ static inline void net_conv(struct build *b, const char *x, const char *y, struc
     char name[64], inputs[160], padded[64];
     int64_t p = c.kernel / 2;
 
-    snprintf(name, sizeof name, "%s.w", y);
+    net_text(name, sizeof name, "%s.w", y);
     net_weights(b, name, 4, (const int64_t[]){c.out, c.in / c.group, c.kernel, c.kernel},
                 (double)(c.in / c.group * c.kernel * c.kernel));
-    snprintf(name, sizeof name, "%s.b", y);
+    net_text(name, sizeof name, "%s.b", y);
     net_vector(b, name, c.out, -0.2F, 0.2F);
-    snprintf(padded, sizeof padded, "%s.padded", y);
+    net_text(padded, sizeof padded, "%s.padded", y);
     if (c.tf_pad) {
-        snprintf(name, sizeof name, "%s.pads", y);
+        net_text(name, sizeof name, "%s.pads", y);
         I64S(b, name, 0, 0, 0, 0, 0, 0, 1, 1);
-        snprintf(inputs, sizeof inputs, "%s,%s", x, name);
+        net_text(inputs, sizeof inputs, "%s,%s", x, name);
         build_node(b, "Pad", padded, inputs, padded);
     } else {
         INTS(b, "pads", p, p, p, p);
     }
     INTS(b, "strides", c.stride, c.stride);
     build_int(b, "group", c.group);
-    snprintf(inputs, sizeof inputs, "%s,%s.w,%s.b", c.tf_pad ? padded : x, y, y);
+    net_text(inputs, sizeof inputs, "%s,%s.w,%s.b", c.tf_pad ? padded : x, y, y);
     build_node(b, "Conv", y, inputs, y);
 }
 
@@ -78,12 +88,12 @@ static inline void net_gemm(struct build *b, const char *x, const char *y, int64
 {
     char inputs[160], name[64];
 
-    snprintf(name, sizeof name, "%s.w", y);
+    net_text(name, sizeof name, "%s.w", y);
     net_weights(b, name, 2, (const int64_t[]){out, in}, (double)in);
-    snprintf(name, sizeof name, "%s.b", y);
+    net_text(name, sizeof name, "%s.b", y);
     net_vector(b, name, out, -1, 1);
     build_int(b, "transB", 1);
-    snprintf(inputs, sizeof inputs, "%s,%s.w,%s.b", x, y, y);
+    net_text(inputs, sizeof inputs, "%s,%s.w,%s.b", x, y, y);
     build_node(b, "Gemm", y, inputs, y);
 }
 
@@ -112,7 +122,7 @@ static inline void net_classifier(struct build *b, const char *x, int64_t channe
 static inline void net_relu6(struct build *b, const char *x, const char *y)
 {
     char in[96];
-    snprintf(in, sizeof in, "%s,zero,six", x);
+    net_text(in, sizeof in, "%s,zero,six", x);
     build_node(b, "Clip", y, in, y);
 }
 
@@ -124,18 +134,18 @@ static inline void net_bottleneck(struct build *b, const char *x, const char *na
     int64_t wide = in * 6;
     bool residual = stride == 1 && in == out;
 
-    snprintf(up, sizeof up, "%s.up", name);
-    snprintf(up6, sizeof up6, "%s.up6", name);
-    snprintf(dw, sizeof dw, "%s.dw", name);
-    snprintf(dw6, sizeof dw6, "%s.dw6", name);
-    snprintf(down, sizeof down, "%s%s", name, residual ? ".down" : "");
+    net_text(up, sizeof up, "%s.up", name);
+    net_text(up6, sizeof up6, "%s.up6", name);
+    net_text(dw, sizeof dw, "%s.dw", name);
+    net_text(dw6, sizeof dw6, "%s.dw6", name);
+    net_text(down, sizeof down, "%s%s", name, residual ? ".down" : "");
     net_conv(b, x, up, (struct net_conv){in, wide, 1, 1, 1, false});
     net_relu6(b, up, up6);
     net_conv(b, up6, dw, (struct net_conv){wide, wide, 3, stride, wide, tf_pad});
     net_relu6(b, dw, dw6);
     net_conv(b, dw6, down, (struct net_conv){wide, out, 1, 1, 1, false});
     if (residual) {
-        snprintf(sum, sizeof sum, "%s,%s", down, x);
+        net_text(sum, sizeof sum, "%s,%s", down, x);
         build_node(b, "Add", name, sum, name);
     }
 }
@@ -229,22 +239,22 @@ static inline struct hapi_model *net_dense(int64_t size)
     INPUT(&b, "x", -1, 3, size, size);
     net_conv(&b, "x", "d0", (struct net_conv){3, 32, 3, 2, 1, false});
     for (int i = 0; i < 3; i++, channels += 16) {
-        snprintf(name[0], sizeof name[0], "d%d", i);
+        net_text(name[0], sizeof name[0], "d%d", i);
         const char *parts[4] = {"gamma", "beta", "mean", "var"};
         for (int k = 0; k < 4; k++) {
-            snprintf(name[1], sizeof name[1], "%s%d", parts[k], i);
+            net_text(name[1], sizeof name[1], "%s%d", parts[k], i);
             net_vector(&b, name[1], channels, k == 0 || k == 3 ? 0.5F : -0.3F,
                        k == 0 || k == 3 ? 1.5F : 0.3F);
         }
-        snprintf(in, sizeof in, "d%d,gamma%d,beta%d,mean%d,var%d", i, i, i, i, i);
-        snprintf(name[1], sizeof name[1], "bn%d", i);
+        net_text(in, sizeof in, "d%d,gamma%d,beta%d,mean%d,var%d", i, i, i, i, i);
+        net_text(name[1], sizeof name[1], "bn%d", i);
         build_node(&b, "BatchNormalization", name[1], in, name[1]);
-        snprintf(name[0], sizeof name[0], "r%d", i);
+        net_text(name[0], sizeof name[0], "r%d", i);
         build_node(&b, "Relu", name[0], name[1], name[0]);
-        snprintf(name[1], sizeof name[1], "c%d", i);
+        net_text(name[1], sizeof name[1], "c%d", i);
         net_conv(&b, name[0], name[1], (struct net_conv){channels, 16, 3, 1, 1, false});
-        snprintf(in, sizeof in, "d%d,c%d", i, i);
-        snprintf(name[0], sizeof name[0], "d%d", i + 1);
+        net_text(in, sizeof in, "d%d,c%d", i, i);
+        net_text(name[0], sizeof name[0], "d%d", i + 1);
         build_int(&b, "axis", 1);
         build_node(&b, "Concat", name[0], in, name[0]);
     }
@@ -260,14 +270,14 @@ static inline void net_linear(struct build *b, const char *x, const char *y, int
 {
     char w[64], bias[64], product[64], list[192];
 
-    snprintf(w, sizeof w, "%s.w", y);
-    snprintf(bias, sizeof bias, "%s.b", y);
-    snprintf(product, sizeof product, "%s.mm", y);
+    net_text(w, sizeof w, "%s.w", y);
+    net_text(bias, sizeof bias, "%s.b", y);
+    net_text(product, sizeof product, "%s.mm", y);
     net_weights(b, w, 2, (const int64_t[]){in, out}, 6.0 * (double)in);
     net_vector(b, bias, out, -0.1F, 0.1F);
-    snprintf(list, sizeof list, "%s,%s", x, w);
+    net_text(list, sizeof list, "%s,%s", x, w);
     build_node(b, "MatMul", product, list, product);
-    snprintf(list, sizeof list, "%s,%s", bias, product);
+    net_text(list, sizeof list, "%s,%s", bias, product);
     build_node(b, "Add", y, list, y);
 }
 
@@ -281,8 +291,8 @@ static inline void net_heads(struct build *b, const char *x, const char *y, bool
 {
     char list[96], split[64];
 
-    snprintf(list, sizeof list, "%s,head_shape", x);
-    snprintf(split, sizeof split, "%s.split", y);
+    net_text(list, sizeof list, "%s,head_shape", x);
+    net_text(split, sizeof split, "%s.split", y);
     build_node(b, "Reshape", split, list, split);
     if (key)
         INTS(b, "perm", 0, 2, 3, 1);
