@@ -7,8 +7,8 @@ static struct hapi_config c;
 static struct hapi_err err;
 
 #define PARSE(...)                                                                                           \
-    hapi_config_parse(&c, (int)(sizeof((char *[]){"hapi-rt", __VA_ARGS__}) / sizeof(char *)),                \
-                      (char *[]){"hapi-rt", __VA_ARGS__, NULL}, &err)
+    hapi_config_parse(&c, (int)(sizeof((const char *[]){"hapi-rt", __VA_ARGS__}) / sizeof(char *)),          \
+                      (char **)(uintptr_t)(const char *[]){"hapi-rt", __VA_ARGS__, NULL}, &err)
 
 static void flags__all_kinds__read(void)
 {
