@@ -15,7 +15,8 @@ CPUS = str(len(os.sched_getaffinity(0)))
 
 class Counts:
     def __init__(self, passed=0, failed=0, skipped=0, notes=()):
-        self.passed, self.failed, self.skipped, self.notes = passed, failed, skipped, list(notes)
+        self.passed, self.failed, self.skipped = int(passed), int(failed), int(skipped)
+        self.notes = list(notes)
 
     def __iadd__(self, other):
         self.passed += other.passed
