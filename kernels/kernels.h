@@ -97,14 +97,14 @@ size_t hapi_model_outputs(const struct hapi_model *m, const struct hapi_tensor_d
  * does) and depend on the input. The default listing has the cuts of one tensor, in topological order,
  * without those that only rename or reshape (Identity, Dropout; a Flatten after a pool is kept). */
 struct hapi_cut {
-    const char *id;                          /* tensor names sorted, joined by "," */
-    const char *name;                        /* for display: "layer2.0", from node names/module paths */
-    uint32_t index;                          /* position in the listing, for display only */
+    const char *id;   /* tensor names sorted, joined by "," */
+    const char *name; /* for display: "layer2.0", from node names/module paths */
+    uint32_t index;   /* position in the listing, for display only */
     uint32_t n_tensors;
-    const struct hapi_tensor_desc *tensors;  /* at batch 1 */
-    uint64_t bytes_f32;                      /* of all tensors, one sample, f32 */
-    uint64_t flops;                          /* 2 x multiply-adds of Conv, Gemm, MatMul before it, one sample */
-    uint64_t params;                         /* elements of the initializers used before it */
+    const struct hapi_tensor_desc *tensors; /* at batch 1 */
+    uint64_t bytes_f32;                     /* of all tensors, one sample, f32 */
+    uint64_t flops;  /* 2 x multiply-adds of Conv, Gemm, MatMul before it, one sample */
+    uint64_t params; /* elements of the initializers used before it */
 };
 
 /* Borrowed list, computed on first use. Errors: as for binding (unsupported op, shapes). */
@@ -150,7 +150,8 @@ struct hapi_plan_memory {
 /* Known before anything large is allocated. Errors as hapi_plan_new. */
 int hapi_plan_memory_query(struct hapi_model *m, const struct hapi_plan_spec *spec,
                            struct hapi_plan_memory *out, struct hapi_err *err);
-/* Compiles. Errors: HAPI_EINVAL, HAPI_ENOENT (cut), HAPI_EUNSUPPORTED naming the node and why, HAPI_ENOMEM. */
+/* Compiles. Errors: HAPI_EINVAL, HAPI_ENOENT (cut), HAPI_EUNSUPPORTED naming the node and why, HAPI_ENOMEM.
+ */
 int hapi_plan_new(struct hapi_plan **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
                   struct hapi_err *err);
 void hapi_plan_free(struct hapi_plan *p);
