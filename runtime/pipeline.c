@@ -117,7 +117,7 @@ static int read_start(struct hapi_batch *b, uint32_t i, const struct hapi_sample
         .done = read_done,
         .user = b,
     };
-    if (o->version.n <= HAPI_VERSION_MAX) {
+    if (o->version.n && o->version.n <= HAPI_VERSION_MAX) {
         r->expect.size = (uint8_t)o->version.n;
         memcpy(r->expect.data, o->version.s, o->version.n);
     }
