@@ -2,7 +2,8 @@
  * The bound graph: what the ONNX reader hands to cuts, fusion and the back ends. Internal to kernels/.
  *
  *     onnx.c (bytes -> struct hapi_onnx)  ->  graph.c (bind a batch, infer every shape, fold constants)
- *       ->  fold.c (BatchNorm into Conv, Identity/Dropout away)  ->  cuts.c | fuse.c -> plan.c -> ref.c, onednn.c
+ *       ->  fold.c (BatchNorm into Conv, Identity/Dropout away)  ->  cuts.c | fuse.c -> plan.c -> ref.c,
+ * onednn.c
  *
  * After binding every shape is concrete and every value that does not depend on the graph's inputs is a
  * constant with data. Nodes are in topological order. Everything lives in the graph's arena, except
@@ -27,8 +28,14 @@ enum hapi_op_kind {
         HAPI_OP_COUNT
 };
 
-enum hapi_attr_type { HAPI_ATTR_INT = 1, HAPI_ATTR_FLOAT, HAPI_ATTR_STRING, HAPI_ATTR_INTS, HAPI_ATTR_FLOATS,
-                      HAPI_ATTR_TENSOR };
+enum hapi_attr_type {
+    HAPI_ATTR_INT = 1,
+    HAPI_ATTR_FLOAT,
+    HAPI_ATTR_STRING,
+    HAPI_ATTR_INTS,
+    HAPI_ATTR_FLOATS,
+    HAPI_ATTR_TENSOR
+};
 
 struct hapi_attr {
     const char *name;
@@ -38,27 +45,27 @@ struct hapi_attr {
     const char *s; /* terminated copy */
     const int64_t *ints;
     const float *floats;
-    size_t n;     /* of ints, floats; length of s */
-    int value;    /* TENSOR: index of a constant value in the graph */
+    size_t n;  /* of ints, floats; length of s */
+    int value; /* TENSOR: index of a constant value in the graph */
 };
 
 struct hapi_value {
-    const char *name;      /* ONNX tensor name, unique in the graph */
+    const char *name; /* ONNX tensor name, unique in the graph */
     enum hapi_dtype dtype;
     struct hapi_shape shape; /* concrete */
-    const void *data;      /* constants: dense, plain order, aligned for the dtype; else NULL */
-    int producer;          /* node index; -1: graph input or constant */
-    int n_uses;            /* by nodes and graph outputs */
-    bool batch_first;      /* depends on the input, and dim 0, and only it, scales with the batch */
+    const void *data;        /* constants: dense, plain order, aligned for the dtype; else NULL */
+    int producer;            /* node index; -1: graph input or constant */
+    int n_uses;              /* by nodes and graph outputs */
+    bool batch_first;        /* depends on the input, and dim 0, and only it, scales with the batch */
 };
 
 #define HAPI_NO_VALUE (-1) /* an optional input left out */
 
 struct hapi_node {
     enum hapi_op_kind op;
-    const char *name;     /* ONNX node name, or "" */
+    const char *name; /* ONNX node name, or "" */
     int n_in, n_out;
-    const int *in;        /* value indices or HAPI_NO_VALUE */
+    const int *in; /* value indices or HAPI_NO_VALUE */
     const int *out;
     size_t n_attrs;
     const struct hapi_attr *attrs;
@@ -77,9 +84,9 @@ struct hapi_graph {
 };
 
 /* Binds the model at a batch (0: dims as they are; symbolic ones become 1), from/to cuts as in the spec (only
- * nodes between them are kept; `from` tensors become the graph's inputs). Inputs that the spec binds to values
- * become constants and are no inputs of the graph. BatchNorm folded into a preceding Conv, Identity, Dropout and
- * empty Pads removed, constants folded; a tensor that the spec names survives every fold. */
+ * nodes between them are kept; `from` tensors become the graph's inputs). Inputs that the spec binds to
+ * values become constants and are no inputs of the graph. BatchNorm folded into a preceding Conv, Identity,
+ * Dropout and empty Pads removed, constants folded; a tensor that the spec names survives every fold. */
 int hapi_graph_bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
                     struct hapi_err *err);
 void hapi_graph_free(struct hapi_graph *g);
