@@ -30,8 +30,6 @@ static int compute_open(struct hapi_rt *rt, struct hapi_err *err)
         .arg = rt,
     };
 
-    if (!hapi_numeric_class(rt->cfg.backend))
-        return hapi_err_set(err, HAPI_EINVAL, 0, "no back end `%s`: it is onednn or ref", rt->cfg.backend);
     rt->cfg.threads = (uint32_t)threads;
     rt->stages = calloc((size_t)threads, sizeof *rt->stages);
     if (!rt->stages)
@@ -88,12 +86,13 @@ static int listen_open(struct hapi_rt *rt, struct hapi_err *err)
                         HAPI_CAP_UPLOAD | (hapi_cpu_has_bf16(NULL) ? HAPI_CAP_BF16 : 0),
                 .role = {"node", 4},
                 .version = {HAPI_VERSION, sizeof HAPI_VERSION - 1},
-                .numeric_class = {class, (uint32_t)strlen(class)},
+                .numeric_class = {class, class ? (uint32_t)strlen(class) : 0},
             },
         .max_open = c->max_sessions + 16,
     };
 
-    int rc = hapi_address_parse(c->listen, rt->host, &port, err);
+    int rc = class ? hapi_address_parse(c->listen, rt->host, &port, err)
+                   : hapi_err_set(err, HAPI_EINVAL, 0, "no back end `%s`: it is onednn or ref", c->backend);
     if (rc)
         return rc;
     if (!*c->key && !c->insecure && !hapi_address_is_loopback(rt->host))
@@ -145,14 +144,15 @@ int hapi_rt_open(struct hapi_rt **out, const struct hapi_config *cfg, struct hap
         rc = hapi_loop_open(&rt->loop, RING_ENTRIES, err);
     if (!rc) {
         hapi_loop_on_wake(rt->loop, woken, rt);
-        rc = store_open(rt, err);
+        rc = listen_open(
+            rt, err); /* first: a port in use is known at once; nobody is served before the loop runs */
     }
+    if (!rc)
+        rc = store_open(rt, err);
     if (!rc)
         rc = memory_open(rt, err);
     if (!rc)
         rc = compute_open(rt, err);
-    if (!rc)
-        rc = listen_open(rt, err);
     if (rc) {
         hapi_rt_close(rt);
         return rc;
