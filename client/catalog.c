@@ -68,7 +68,8 @@ static int object_new(struct hapi_catalog *c, const struct hapi_msg_object *m, s
         return out_of_memory(err);
     }
     memcpy(o.digest, m->digest, HAPI_HASH_SIZE);
-    memcpy(o.sample_bytes, m->sample_bytes.s, (size_t)m->samples * 4);
+    if (m->samples)
+        memcpy(o.sample_bytes, m->sample_bytes.s, (size_t)m->samples * 4);
     /* Insert in name order: nodes send sorted lists, so this is nearly always at the end. */
     uint32_t at = c->n_objects;
     while (at && strcmp(c->objects[at - 1].name, o.name) > 0)
