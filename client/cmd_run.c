@@ -1,5 +1,6 @@
 /* hapi run: a model on given inputs, for checking numbers against other runtimes. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,8 +51,10 @@ static int file_read(const char *path, void **out, size_t *size, struct hapi_err
     struct stat st;
     int rc;
 
-    if (!f)
-        return hapi_err_errno(err, errno, "cannot open %s", path);
+    if (!f) {
+        hapi_err_errno(err, errno, "cannot open %s", path);
+        return HAPI_ESYS;
+    }
     if (fstat(fileno(f), &st) || !S_ISREG(st.st_mode) || st.st_size > FILE_MAX) {
         rc = hapi_err_set(err, HAPI_ETOOBIG, 0, "%s: not a file of at most %d bytes", path, FILE_MAX);
         goto fail;
@@ -63,8 +66,9 @@ static int file_read(const char *path, void **out, size_t *size, struct hapi_err
         goto fail;
     }
     if (*size && fread(*out, *size, 1, f) != 1) {
+        hapi_err_errno(err, errno, "cannot read %s", path);
         free(*out);
-        rc = hapi_err_errno(err, errno, "cannot read %s", path);
+        rc = HAPI_ESYS;
         goto fail;
     }
     fclose(f);
@@ -189,7 +193,7 @@ static int plan_make(struct job *j, struct hapi_model *m, struct hapi_plan **pla
 static int widen(enum hapi_dtype d, const void *data, int64_t n, enum hapi_dtype *to, void **out)
 {
     *to = is_float(d) ? HAPI_F32 : HAPI_I64;
-    *out = malloc((size_t)(n ? n : 1) * hapi_dtype_size(*to));
+    *out = malloc((n ? (size_t)n : 1) * hapi_dtype_size(*to));
     if (!*out)
         return HAPI_ENOMEM;
     if (d == HAPI_F32 || d == HAPI_F16 || d == HAPI_BF16)
@@ -259,8 +263,8 @@ static int plan_execute(struct job *j, struct hapi_plan *plan, struct hapi_err *
         rc = out_ptr[i] ? HAPI_OK : HAPI_ENOMEM;
     }
     if (rc)
-        hapi_err_set(err, rc, 0, "no memory to run: %llu bytes of arena and %zu outputs",
-                     (unsigned long long)(mem.arena + mem.scratch), n_out);
+        hapi_err_set(err, rc, 0, "no memory to run: %" PRIu64 " bytes of arena and %zu outputs",
+                     mem.arena + mem.scratch, n_out);
     for (size_t i = 0; i < n_in && !rc; i++)
         in_ptr[i] = tensor_of(j, &in[i])->data; /* there: edges_check() */
     if (!rc)
@@ -341,14 +345,16 @@ static int parse(struct job *j, int argc, char **argv)
             else
                 j->dtype = hapi_dtype_from_name(value);
             i++;
-        } else if (j->model) {
+        } else if (*j->model) {
             return cmd_usage("run", "one model, not also `%s`", a);
         } else {
             j->model = a;
         }
     }
-    if (!j->model || !j->output_dir)
-        return cmd_usage("run", !j->model ? "no model given" : "--output-dir is missing");
+    if (!*j->model || !*j->output_dir) {
+        cmd_usage("run", !*j->model ? "no model given" : "--output-dir is missing");
+        return CMD_USAGE;
+    }
     if (j->dtype != HAPI_F32 && j->dtype != HAPI_BF16)
         return cmd_usage("run", "--dtype is f32 or bf16");
     return CMD_OK;
@@ -371,6 +377,7 @@ int cmd_run(int argc, char **argv)
         return cmd_fail("run", &err);
     }
     j->backend = hapi_numeric_class("onednn") ? "onednn" : "ref";
+    j->model = j->output_dir = "";
     j->dtype = HAPI_F32;
     rc = parse(j, argc, argv);
     if (rc == CMD_OK && run(j, &err))

@@ -263,8 +263,8 @@ static bool pad_read(const struct hapi_graph *g, const struct hapi_node *n, int6
     if (n->n_in > 2 && n->in[2] >= 0 && !constant_f32(g, n->in[2], &value))
         return false;
     if (p && p->data && p->dtype == HAPI_I64 && p->shape.dim[0] == 2 * rank)
-        memcpy(v, p->data, (size_t)(2 * rank) * sizeof *v);
-    else if (p || hapi_node_ints(n, "pads", v, 8) != (size_t)(2 * rank))
+        memcpy(v, p->data, 2 * (size_t)rank * sizeof *v);
+    else if (p || hapi_node_ints(n, "pads", v, 8) != 2 * (size_t)rank)
         return false;
     for (int i = 0; i < 2; i++) {
         if (v[i] || v[rank + i] || value != 0)

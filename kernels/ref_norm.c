@@ -154,7 +154,7 @@ int hapi_ref_reduce(const struct hapi_ref_call *c)
     const struct hapi_value *x = hapi_ref_in(c, 0);
     struct hapi_shape kept = {0}, gone = {0};
     struct hapi_ref_walk k, g;
-    bool reduced[HAPI_MAX_RANK];
+    bool reduced[HAPI_MAX_RANK] = {false};
     int64_t ks[HAPI_MAX_RANK] = {0}, gs[HAPI_MAX_RANK] = {0}, to = 0;
     int rc = reduce_axes(c, x->shape.rank, reduced);
 
