@@ -66,7 +66,7 @@ static inline void net_conv(struct build *b, const char *x, const char *y, struc
 
     net_text(name, sizeof name, "%s.w", y);
     net_weights(b, name, 4, (const int64_t[]){c.out, c.in / c.group, c.kernel, c.kernel},
-                (double)(c.in / c.group * c.kernel * c.kernel));
+                (double)c.kernel * (double)c.kernel * (double)c.in / (double)c.group);
     net_text(name, sizeof name, "%s.b", y);
     net_vector(b, name, c.out, -0.2F, 0.2F);
     net_text(padded, sizeof padded, "%s.padded", y);
@@ -410,6 +410,12 @@ static inline float *net_input(size_t n, uint32_t seed)
     for (size_t i = 0; i < n; i++)
         x[i] = net_random() * 1.7F;
     return x;
+}
+
+/* Bit for bit: also -0 and NaN. */
+static inline bool net_same(const void *a, const void *b, size_t bytes)
+{
+    return !memcmp(a, b, bytes);
 }
 
 /* Mean squared error over mean square of the truth. */

@@ -106,7 +106,7 @@ static void micro_batches(enum hapi_dtype dtype)
         for (size_t i = 0; i < sizeof batches / sizeof *batches; i++) {
             spec.batch = batches[i];
             float *got = features(m, &spec, x, SAMPLES);
-            CHECKF(!memcmp(got, whole, (size_t)SAMPLES * 10 * sizeof *got),
+            CHECKF(net_same(got, whole, (size_t)SAMPLES * 10 * sizeof *got),
                    "%s: micro-batches 32 and %d differ", nets[k].name, (int)batches[i]);
             free(got);
         }
@@ -139,7 +139,7 @@ static void f32__prefix_then_suffix_at_every_cut__same_bits_as_the_whole(void)
                 continue; /* the output: nothing is left for a suffix */
             a.to = c.from = cuts[i].id;
             float *middle = features(m, &a, x, 3), *got = features(m, &c, middle, 3);
-            CHECKF(!memcmp(got, whole, 30 * sizeof *got), "%s: cut %s: NMSE %g", nets[k].name, cuts[i].id,
+            CHECKF(net_same(got, whole, 30 * sizeof *got), "%s: cut %s: NMSE %g", nets[k].name, cuts[i].id,
                    net_nmse(got, whole, 30));
             free(got);
             free(middle);

@@ -183,7 +183,7 @@ static void edges__cut_of_two_tensors__in_order_of_names(const char *backend)
     CHECK(!hapi_plan_run(whole.plan, whole.arena, in, &out[0], &err));
     CHECK(!hapi_plan_run(a.plan, a.arena, in, mid_out, &err));
     CHECK(!hapi_plan_run(c.plan, c.arena, mid, &out[1], &err));
-    CHECK(!memcmp(y[0], y[1], sizeof y[0]));
+    CHECK(net_same(y[0], y[1], sizeof y[0]));
     for (int i = 0; i < 32; i++)
         CHECK(t[1][i] == (x[i] > 0 ? x[i] : 0));
     free(x);
@@ -232,8 +232,8 @@ static void run__stale_rows__do_not_touch_the_others(const char *backend)
     for (size_t i = n / 2; i < n; i++)
         x[i] = 1000 * (float)(i % 7);
     CHECK(!hapi_plan_run(p.plan, p.arena, in, &out[1], &err));
-    CHECK(!memcmp(y[0], y[1], 20 * sizeof(float)));
-    CHECK(memcmp(y[0] + 20, y[1] + 20, 20 * sizeof(float)) != 0);
+    CHECK(net_same(y[0], y[1], 20 * sizeof(float)));
+    CHECK(!net_same(y[0] + 20, y[1] + 20, 20 * sizeof(float)));
     free(x);
     net_plan_close(&p);
     hapi_model_close(m);
@@ -355,7 +355,7 @@ static void run__two_threads_with_plans_of_their_own__same_numbers(const char *b
     }
     for (int i = 0; i < 2; i++)
         pthread_join(thread[i], NULL);
-    CHECK(!w[0].rc && !w[1].rc && !memcmp(w[0].y, w[1].y, sizeof w[0].y));
+    CHECK(!w[0].rc && !w[1].rc && net_same(w[0].y, w[1].y, sizeof w[0].y));
     free(x);
     for (int i = 0; i < 2; i++)
         net_plan_close(&p[i]);
