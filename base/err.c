@@ -34,7 +34,7 @@ const char *hapi_err_meaning(int code)
     }
 }
 
-int hapi_err_set(struct hapi_err *e, int code, long sys, const char *fmt, ...)
+void hapi_err_fill(struct hapi_err *e, int code, long sys, const char *fmt, ...)
 {
     if (e) {
         va_list ap;
@@ -44,7 +44,6 @@ int hapi_err_set(struct hapi_err *e, int code, long sys, const char *fmt, ...)
         vsnprintf(e->text, sizeof e->text, fmt, ap);
         va_end(ap);
     }
-    return code;
 }
 
 int hapi_err_context(struct hapi_err *e, const char *fmt, ...)
@@ -68,7 +67,7 @@ int hapi_err_context(struct hapi_err *e, const char *fmt, ...)
     return e->code;
 }
 
-int hapi_err_errno(struct hapi_err *e, int err, const char *fmt, ...)
+void hapi_err_fill_errno(struct hapi_err *e, int err, const char *fmt, ...)
 {
     if (e) {
         va_list ap;
@@ -81,5 +80,4 @@ int hapi_err_errno(struct hapi_err *e, int err, const char *fmt, ...)
         size_t n = strnlen(e->text, sizeof e->text - 1);
         snprintf(e->text + n, sizeof e->text - n, ": %s", strerror_r(err, why, sizeof why));
     }
-    return HAPI_ESYS;
 }

@@ -49,14 +49,23 @@ struct hapi_err {
 const char *hapi_err_name(int code);
 const char *hapi_err_meaning(int code);
 
-/* Fill *e (may be NULL) and return code, so that `return hapi_err_set(e, HAPI_EINVAL, 0, "...")` works. */
-int hapi_err_set(struct hapi_err *e, int code, long sys, const char *fmt, ...)
+/* Fill *e (may be NULL) and give code, so that `return hapi_err_set(e, HAPI_EINVAL, 0, "...")` works: a
+ * macro, so that compilers and analyzers see that it is not 0. `code` is evaluated twice. */
+static inline int hapi_err_pass(int code) /* a value that may go unused */
+{
+    return code;
+}
+
+#define hapi_err_set(e, code, sys, ...) (hapi_err_fill((e), (code), (sys), __VA_ARGS__), hapi_err_pass(code))
+void hapi_err_fill(struct hapi_err *e, int code, long sys, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
 /* Put "context: " in front of the text; returns e->code (or HAPI_EINVAL when e is NULL). */
 int hapi_err_context(struct hapi_err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* HAPI_ESYS with errno's text appended to the message: "cannot open x: No such file or directory". */
-int hapi_err_errno(struct hapi_err *e, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+#define hapi_err_errno(e, err, ...) (hapi_err_fill_errno((e), (err), __VA_ARGS__), hapi_err_pass(HAPI_ESYS))
+void hapi_err_fill_errno(struct hapi_err *e, int err, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 
 #endif
