@@ -49,7 +49,8 @@ static struct hapi_catalog_object *find(struct hapi_catalog *c, struct hapi_str 
     return NULL;
 }
 
-static int object_new(struct hapi_catalog *c, const struct hapi_msg_object *m, struct hapi_err *err)
+static int object_new(struct hapi_catalog *c, const struct hapi_msg_object *m,
+                      struct hapi_catalog_object **out, struct hapi_err *err)
 {
     if (c->n_objects == c->capacity) {
         uint32_t n = c->capacity ? c->capacity * 2 : 64;
@@ -77,6 +78,7 @@ static int object_new(struct hapi_catalog *c, const struct hapi_msg_object *m, s
     memmove(&c->objects[at + 1], &c->objects[at], (c->n_objects - at) * sizeof o);
     c->objects[at] = o;
     c->n_objects++;
+    *out = &c->objects[at];
     return 0;
 }
 
@@ -88,10 +90,9 @@ int hapi_catalog_add(struct hapi_catalog *c, uint32_t node, const struct hapi_ms
     if (!o && c->sample_object)
         return 0; /* appeared after the job began: not part of it */
     if (!o) {
-        int rc = object_new(c, m, err);
+        int rc = object_new(c, m, &o, err);
         if (rc)
             return rc;
-        o = find(c, m->name);
     }
     if (memcmp(o->digest, m->digest, HAPI_HASH_SIZE) || o->n_samples != m->samples)
         return hapi_err_set(err, HAPI_ESTALE, 0, "object %s differs from the one on another node, or changed",

@@ -9,7 +9,7 @@ int cmd_fail(const char *cmd, const struct hapi_err *err)
     return CMD_FAILURE;
 }
 
-int cmd_usage(const char *cmd, const char *fmt, ...)
+void cmd_usage_print(const char *cmd, const char *fmt, ...)
 {
     va_list ap;
 
@@ -18,5 +18,4 @@ int cmd_usage(const char *cmd, const char *fmt, ...)
     vfprintf(stderr, fmt, ap);
     va_end(ap);
     fprintf(stderr, " (see hapi %s --help)\n", cmd);
-    return CMD_USAGE;
 }

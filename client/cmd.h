@@ -16,7 +16,13 @@ int cmd_train(int argc, char **argv);
 
 /* "hapi cuts: ..." on stderr; returns CMD_FAILURE. */
 int cmd_fail(const char *cmd, const struct hapi_err *err);
-/* "hapi cuts: ... (see hapi cuts --help)" on stderr; returns CMD_USAGE. */
-int cmd_usage(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* "hapi cuts: ... (see hapi cuts --help)" on stderr; gives CMD_USAGE. */
+static inline int cmd_usage_code(void)
+{
+    return CMD_USAGE;
+}
+
+#define cmd_usage(cmd, ...) (cmd_usage_print(cmd, __VA_ARGS__), cmd_usage_code())
+void cmd_usage_print(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif
