@@ -1,6 +1,7 @@
 /* Binding: from what the file says to a graph whose every shape is a number. */
 #include "graph.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,13 +35,12 @@ static uint64_t model_bytes(const struct hapi_model *m)
 int hapi_binding_value(struct hapi_binding *b, const char *name, const char *suffix)
 {
     int v = (int)b->g->n_values;
-    size_t n = strlen(name), k = strlen(suffix);
-    char *s = hapi_arena_alloc(b->g->arena, n + k + 1, 1);
+    size_t n = strlen(name) + strlen(suffix) + 1;
+    char *s = hapi_arena_alloc(b->g->arena, n, 1);
 
     if (!s || b->g->n_values == b->capacity)
         return -1;
-    memcpy(s, name, n);
-    memcpy(s + n, suffix, k);
+    snprintf(s, n, "%s%s", name, suffix);
     b->g->values[v] = (struct hapi_value){.name = s, .producer = -1};
     b->g->n_values++;
     return v;
