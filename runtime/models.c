@@ -247,6 +247,13 @@ static void prefix_done(struct hapi_job *job)
     p->owner->opt.changed(p->owner->opt.arg);
 }
 
+static bool key_equal(const struct prefix_key *a, const struct prefix_key *b)
+{
+    return !memcmp(a->hash, b->hash, sizeof a->hash) && !strcmp(a->cut, b->cut) &&
+           !strcmp(a->transform, b->transform) && a->compute == b->compute && a->wire == b->wire &&
+           a->bound == b->bound;
+}
+
 static int key_make(struct prefix_key *k, const struct hapi_models *m, const struct hapi_request *r)
 {
     size_t n = 0;
@@ -323,7 +330,7 @@ struct hapi_prefix *hapi_prefix_get(struct hapi_models *m, const struct hapi_req
         return NULL;
     model->used = ++m->tick;
     for (int i = 0; i < PREFIXES_MAX && !p; i++)
-        if (m->prefix[i] && !memcmp(&m->prefix[i]->key, &key, sizeof key))
+        if (m->prefix[i] && key_equal(&m->prefix[i]->key, &key))
             p = m->prefix[i];
     if (p && p->prefix.state == HAPI_PREFIX_FAILED && !p->holders) { /* memory may be there now: try again */
         for (int i = 0; i < PREFIXES_MAX; i++)
