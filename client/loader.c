@@ -344,10 +344,10 @@ void hapi_loader_close(struct hapi_loader *l)
             pthread_cond_wait(&l->changed, &l->lock);
         l->closing = true;
         pthread_cond_broadcast(&l->changed);
-        struct hapi_loop *loop = l->loop;
+        if (l->loop)
+            hapi_loop_wake(
+                l->loop); /* under the lock: the thread closes the loop once it has seen `closing` */
         pthread_mutex_unlock(&l->lock);
-        if (loop)
-            hapi_loop_wake(loop);
         pthread_join(l->thread, NULL);
     }
     window_close(l);
