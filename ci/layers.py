@@ -112,6 +112,10 @@ class Layers:
                 status = case.get("status")
                 counts.passed += status == "run"
                 counts.failed += status == "fail"
+                if status == "fail":
+                    said = (case.findtext("system-out") or "").splitlines()
+                    what = [line for line in said if re.search(r"FAIL|not true|SUMMARY|ERROR|WARNING", line)]
+                    counts.notes += [f"FAILED {case.get('name')}", *(f"    {line}" for line in (what or said)[-12:])]
                 if status not in ("run", "fail"):
                     counts.skipped += 1
                     why = re.search(r"^skipped: (.*)$", case.findtext("system-out") or "", re.M)
