@@ -122,6 +122,7 @@ struct loader_node {
     uint64_t key, remote_base;
     uint32_t in_flight, max_requests, granted;
     uint64_t upload_at;
+    uint64_t index_from, index_objects; /* first object asked for; how many it said there are */
     struct hapi_err last;
     struct request requests[NODE_REQUESTS];
 };

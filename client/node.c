@@ -211,6 +211,7 @@ static void ask_index(struct loader_node *n, uint64_t first)
     uint8_t buf[512];
 
     n->state = NODE_INDEXING;
+    n->index_from = first;
     send(n, HAPI_MSG_INDEX, buf, hapi_msg_index_encode(&m, buf, sizeof buf));
 }
 
@@ -229,6 +230,7 @@ static void on_list(struct loader_node *n, const void *body, size_t size)
             rc = hapi_catalog_classes(&n->l->catalog, n->number, &d, &err);
             if (rc)
                 break;
+            n->index_objects = d.objects;
             ask_index(n, 0);
             return;
         }
@@ -251,6 +253,8 @@ static void on_index(struct loader_node *n, const void *body, size_t size)
     int rc = n->state == NODE_INDEXING ? hapi_list_open(&cursor, body, size, &err) : HAPI_EPROTO;
     while (!rc && (rc = hapi_list_next_object(&cursor, &o, &err)) == 1)
         rc = hapi_catalog_add(&n->l->catalog, n->number, &o, &err);
+    if (!rc && cursor.next && (cursor.next <= n->index_from || cursor.next >= n->index_objects))
+        rc = hapi_err_set(&err, HAPI_EPROTO, 0, "its index does not end"); /* nor may it grow without bound */
     if (rc)
         node_break(n, err.code ? err.code : HAPI_EPROTO, err.text);
     else if (cursor.next)
