@@ -254,6 +254,16 @@ def conformance(ci):
     return ci.script(sys.executable, "tests/conformance/onnx_testdata.py", "--hapi", os.path.join(folder, "hapi"))
 
 
+@layer("cuts")
+def cuts(ci):
+    """hapi cuts of ten networks against measured bytes and FLOPs"""
+    good, folder = ci.gcc()
+    if not good:
+        return Counts(failed=1, notes=["the gcc build fails"])
+    models = os.path.join(ci.build, "torchvision")
+    return ci.one("/usr/bin/python3", "tests/kernels/test_cuts.py", os.path.join(folder, "hapi"), models)
+
+
 @layer("python")
 def python(ci):
     """networks, transforms and data preparation"""
@@ -322,6 +332,26 @@ def tsan(ci):
     """unit tests with ThreadSanitizer"""
     options = f"suppressions={ROOT}/ci/tsan.supp"
     return ci.ctest(ci.sanitized("tsan", "thread"), "unit", TSAN_OPTIONS=options)
+
+
+def faults(ci, made, **env):
+    """The end-to-end tests that stress threads and lifetimes most, with programs built by a sanitizer."""
+    good, folder = made
+    if not good or not prepared(ci):
+        return Counts(failed=1, notes=["programs, data or model could not be made"])
+    return ci.unittest("tests/e2e", "-p", "test_faults.py", **env, **places(ci, folder))
+
+
+@layer("e2e-asan")
+def e2e_asan(ci):
+    """nodes killed in mid-epoch, every wire dtype: daemon and client with AddressSanitizer and UBSan"""
+    return faults(ci, ci.asan_build(), UBSAN_OPTIONS="print_stacktrace=1")
+
+
+@layer("e2e-tsan")
+def e2e_tsan(ci):
+    """the same with ThreadSanitizer"""
+    return faults(ci, ci.sanitized("tsan", "thread"), TSAN_OPTIONS=f"suppressions={ROOT}/ci/tsan.supp")
 
 
 @layer("softroce")
