@@ -399,6 +399,7 @@ static const char *dnn_class(void)
 
 const struct hapi_backend_ops hapi_backend_onednn = {
     .name = "onednn",
+    .tiled = true,
     .compile = dnn_compile,
     .memory = dnn_memory,
     .run = dnn_run,

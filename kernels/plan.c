@@ -29,13 +29,16 @@ struct store {
 static pthread_mutex_t stores_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct store *stores;
 
+/* A micro-batch runs as `tiles` runs of the graph, bound at batch / tiles: see tile_choose(). */
 struct hapi_plan {
     struct hapi_graph *g;
+    int64_t tiles;
     struct hapi_backend *backend;
     struct store *store;
     struct hapi_tensor_desc *in, *out; /* edges in the caller's order */
     size_t *in_at, *out_at;            /* caller's position -> graph's position */
-    const void **in_ptr;               /* in graph's order, filled by each run */
+    size_t *in_bytes, *out_bytes;      /* of one tile, in the graph's order */
+    const void **in_ptr;               /* in the graph's order, filled by each run */
     void **out_ptr;
 };
 
@@ -142,7 +145,7 @@ static struct store *store_get(const struct hapi_model *m, const struct hapi_bac
     return s;
 }
 
-/* ------------------------------------------------------------------ plans */
+/* ------------------------------------------------------------------ the spec */
 
 static int spec_check(const struct hapi_plan_spec *spec, const struct hapi_backend_ops **ops,
                       struct hapi_err *err)
@@ -169,28 +172,118 @@ static int spec_check(const struct hapi_plan_spec *spec, const struct hapi_backe
     return HAPI_OK;
 }
 
+/* ------------------------------------------------------------------ tiles */
+
+/* Activations of a tile should stay in the caches: a core's share of L3 in today's servers. */
+static const double cache_bytes = 8 << 20;
+
+/* Bytes that nodes make in one run: about what a run moves once its activations do not stay in the caches. */
+static double made_bytes(const struct hapi_graph *g)
+{
+    double sum = 0;
+
+    for (size_t i = 0; i < g->n_nodes; i++)
+        for (int k = 0; k < g->nodes[i].n_out; k++) {
+            const struct hapi_value *v = g->nodes[i].out[k] < 0 ? NULL : &g->values[g->nodes[i].out[k]];
+            size_t bytes = 0;
+            if (v && !hapi_tensor_bytes(&v->shape, v->dtype, &bytes))
+                sum += (double)bytes;
+        }
+    return sum;
+}
+
+static bool edges_batch_first(const struct hapi_graph *g)
+{
+    for (size_t i = 0; i < g->n_inputs; i++)
+        if (!g->values[g->inputs[i]].batch_first)
+            return false;
+    for (size_t i = 0; i < g->n_outputs; i++)
+        if (!g->values[g->outputs[i]].batch_first)
+            return false;
+    return g->n_inputs > 0;
+}
+
+/* How many samples to run at a time. Each run reads all weights once: weights / tile bytes a sample. What of
+ * a tile's activations does not fit the cache moves through memory as well. The least of the two wins
+ * (MobileNets take one or two images, AlexNet with its 244 MB of weights the whole batch), and the arena is
+ * that of a tile. Allowed because a sample's bits do not depend on the batch (tests/kernels/test_onednn.c),
+ * and because the samples of a micro-batch never mix. `hapi run` (plain_io) runs any model, and so never in
+ * parts; neither does a model that cannot be bound to one sample. */
+static int64_t tile_choose(struct hapi_model *m, const struct hapi_plan_spec *spec,
+                           const struct hapi_backend_ops *ops)
+{
+    struct hapi_plan_spec one = *spec;
+    struct hapi_plan_memory mem;
+    struct hapi_backend *b = NULL;
+    struct hapi_graph *g = NULL;
+    int64_t tile = spec->batch;
+    double best = -1;
+
+    if (!ops->tiled || spec->batch < 2 || spec->n_bind || spec->plain_io)
+        return tile;
+    one.batch = 1;
+    if (hapi_graph_bind(&g, m, &one, NULL))
+        return tile;
+    if (edges_batch_first(g) && !ops->compile(&b, g, &one, NULL, NULL)) {
+        double made = made_bytes(g);
+        ops->memory(b, &mem);
+        for (int64_t t = 1; t <= spec->batch; t++) {
+            double arena = (double)t * (double)mem.arena;
+            double spills = arena > cache_bytes ? 1 - cache_bytes / arena : 0;
+            double cost = (double)mem.weights / (double)t + spills * made;
+            if (spec->batch % t || (best >= 0 && cost >= best))
+                continue;
+            best = cost;
+            tile = t;
+        }
+        ops->free(b);
+    }
+    hapi_graph_free(g);
+    return tile;
+}
+
+/* The graph of one tile. */
+static int tile_bind(struct hapi_graph **g, int64_t *tiles, struct hapi_model *m,
+                     const struct hapi_plan_spec *spec, const struct hapi_backend_ops *ops,
+                     struct hapi_err *err)
+{
+    struct hapi_plan_spec part = *spec;
+
+    part.batch = tile_choose(m, spec, ops);
+    *tiles = part.batch ? spec->batch / part.batch : 1;
+    return hapi_graph_bind(g, m, &part, err);
+}
+
+/* ------------------------------------------------------------------ plans */
+
 /* Describes n edges; those of a cut are in the order of their names, those of the model in graph order. */
-static int edges_make(const struct hapi_graph *g, const struct hapi_plan_spec *spec, const int *values,
-                      size_t n, bool sorted, struct hapi_tensor_desc **desc, size_t **at,
+static int edges_make(const struct hapi_plan *p, const struct hapi_plan_spec *spec, const int *values,
+                      size_t n, bool sorted, struct hapi_tensor_desc **desc, size_t **at, size_t **bytes,
                       struct hapi_err *err)
 {
+    const struct hapi_value *all = p->g->values;
+
     *desc = calloc(n + 1, sizeof **desc);
     *at = calloc(n + 1, sizeof **at);
-    if (!*desc || !*at)
+    *bytes = calloc(n + 1, sizeof **bytes);
+    if (!*desc || !*at || !*bytes)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a plan's edges");
     for (size_t i = 0; i < n; i++) {
         size_t k = i;
-        while (sorted && k > 0 &&
-               strcmp(g->values[values[(*at)[k - 1]]].name, g->values[values[i]].name) > 0) {
+        while (sorted && k > 0 && strcmp(all[values[(*at)[k - 1]]].name, all[values[i]].name) > 0) {
             (*at)[k] = (*at)[k - 1];
             k--;
         }
         (*at)[k] = i;
+        if (hapi_tensor_bytes(&all[values[i]].shape, all[values[i]].dtype, &(*bytes)[i]))
+            return hapi_err_set(err, HAPI_ETOOBIG, 0, "edge `%s` is too large", all[values[i]].name);
     }
     for (size_t i = 0; i < n; i++) {
-        const struct hapi_value *v = &g->values[values[(*at)[i]]];
+        const struct hapi_value *v = &all[values[(*at)[i]]];
         (*desc)[i] =
             (struct hapi_tensor_desc){v->name, v->dtype, hapi_edge_layout(spec, &v->shape), v->shape};
+        if (p->tiles > 1)
+            (*desc)[i].shape.dim[0] *= p->tiles;
     }
     return HAPI_OK;
 }
@@ -201,10 +294,11 @@ int hapi_plan_memory_query(struct hapi_model *m, const struct hapi_plan_spec *sp
     const struct hapi_backend_ops *ops;
     struct hapi_backend *b = NULL;
     struct hapi_graph *g = NULL;
+    int64_t tiles;
     int rc = spec_check(spec, &ops, err);
 
     if (!rc)
-        rc = hapi_graph_bind(&g, m, spec, err);
+        rc = tile_bind(&g, &tiles, m, spec, ops, err);
     if (!rc)
         rc = ops->compile(&b, g, spec, NULL, err);
     if (!rc)
@@ -227,13 +321,14 @@ int hapi_plan_new(struct hapi_plan **out, struct hapi_model *m, const struct hap
     p = calloc(1, sizeof *p);
     if (!p)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a plan");
-    rc = hapi_graph_bind(&p->g, m, spec, err);
+    rc = tile_bind(&p->g, &p->tiles, m, spec, ops, err);
     if (rc)
         goto fail;
-    rc = edges_make(p->g, spec, p->g->inputs, p->g->n_inputs, spec->from != NULL, &p->in, &p->in_at, err);
+    rc = edges_make(p, spec, p->g->inputs, p->g->n_inputs, spec->from != NULL, &p->in, &p->in_at,
+                    &p->in_bytes, err);
     if (!rc)
-        rc = edges_make(p->g, spec, p->g->outputs, p->g->n_outputs, spec->to != NULL, &p->out, &p->out_at,
-                        err);
+        rc = edges_make(p, spec, p->g->outputs, p->g->n_outputs, spec->to != NULL, &p->out, &p->out_at,
+                        &p->out_bytes, err);
     if (rc)
         goto fail;
     p->in_ptr = calloc(p->g->n_inputs + 1, sizeof *p->in_ptr);
@@ -262,6 +357,8 @@ void hapi_plan_free(struct hapi_plan *p)
     store_put(p->store);
     free(p->out_ptr);
     free(p->in_ptr);
+    free(p->out_bytes);
+    free(p->in_bytes);
     free(p->out_at);
     free(p->in_at);
     free(p->out);
@@ -292,9 +389,18 @@ size_t hapi_plan_outputs(const struct hapi_plan *p, const struct hapi_tensor_des
 int hapi_plan_run(struct hapi_plan *p, void *arena, const void *const *in, void *const *out,
                   struct hapi_err *err)
 {
+    int rc = HAPI_OK;
+
     for (size_t i = 0; i < p->g->n_inputs; i++)
         p->in_ptr[p->in_at[i]] = in[i];
     for (size_t i = 0; i < p->g->n_outputs; i++)
         p->out_ptr[p->out_at[i]] = out[i];
-    return p->backend->ops->run(p->backend, arena, p->in_ptr, p->out_ptr, err);
+    for (int64_t t = 0; t < p->tiles && !rc; t++) {
+        rc = p->backend->ops->run(p->backend, arena, p->in_ptr, p->out_ptr, err);
+        for (size_t i = 0; i < p->g->n_inputs; i++)
+            p->in_ptr[i] = (const unsigned char *)p->in_ptr[i] + p->in_bytes[i];
+        for (size_t i = 0; i < p->g->n_outputs; i++)
+            p->out_ptr[i] = (unsigned char *)p->out_ptr[i] + p->out_bytes[i];
+    }
+    return rc;
 }

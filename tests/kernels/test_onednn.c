@@ -94,14 +94,16 @@ static void all_networks__against_ref__agree(void)
     }
 }
 
-static void micro_batches(enum hapi_dtype dtype)
+/* whole_batch: the batch runs in one go, as with plain_io; else plan.c may cut it into parts. */
+static void micro_batches(enum hapi_dtype dtype, bool whole_batch)
 {
     static const int64_t batches[] = {1, 3, 8, 5};
 
     for (size_t k = 0; k < NETS; k++) {
         struct hapi_model *m = nets[k].make();
         float *x = net_input((size_t)SAMPLES * 3 * SIZE * SIZE, 8);
-        struct hapi_plan_spec spec = {.batch = SAMPLES, .dtype = dtype, .backend = "onednn"};
+        struct hapi_plan_spec spec = {
+            .batch = SAMPLES, .dtype = dtype, .backend = "onednn", .plain_io = whole_batch};
         float *whole = features(m, &spec, x, SAMPLES);
         for (size_t i = 0; i < sizeof batches / sizeof *batches; i++) {
             spec.batch = batches[i];
@@ -118,7 +120,8 @@ static void micro_batches(enum hapi_dtype dtype)
 
 static void f32__micro_batches_1_3_5_8_32__same_bits(void)
 {
-    micro_batches(HAPI_F32);
+    micro_batches(HAPI_F32, true);
+    micro_batches(HAPI_F32, false);
 }
 
 static void f32__prefix_then_suffix_at_every_cut__same_bits_as_the_whole(void)
@@ -181,7 +184,7 @@ static void bf16__against_f32__agrees_to_its_precision(void)
         hapi_model_close(m);
     }
     if (!amx)
-        micro_batches(HAPI_BF16);
+        micro_batches(HAPI_BF16, true);
 }
 
 static void numeric_class__names_isa_and_library(void)
