@@ -8,9 +8,9 @@ import unittest
 import numpy as np
 
 from hapi import quickstart, reference
-from harness import DATA, LITE0, LITE0_RANDOM, Dump, node, train_json
+from harness import DATA, LITE0, LITE0_RANDOM, NIGHTLY, Dump, node, train_json
 
-SEEDS = 3
+SEEDS = 10 if NIGHTLY else 3
 
 
 def accuracy(result):
