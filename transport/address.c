@@ -125,7 +125,8 @@ struct hapi_lookup {
     struct hapi_addresses result;
     struct hapi_err err;
     int fd;
-    _Atomic int owners; /* the loop and the thread; the last one frees */
+    _Atomic bool answered; /* publishes result and err: the eventfd orders nothing between threads */
+    _Atomic int owners;    /* the loop and the thread; the last one frees */
 };
 
 static void lookup_unref(struct hapi_lookup *l)
@@ -142,6 +143,7 @@ static void *lookup_main(void *arg)
     uint64_t one = 1;
 
     hapi_addresses_resolve(&l->result, l->host, l->port, false, false, &l->err);
+    atomic_store(&l->answered, true);
     /* An eventfd that nobody has written to cannot be full. */
     ssize_t put = write(l->fd, &one, sizeof one);
     (void)put;
@@ -154,6 +156,8 @@ static void lookup_ready(struct hapi_watch *w, uint32_t revents)
     struct hapi_lookup *l = (struct hapi_lookup *)w;
 
     (void)revents;
+    if (!atomic_load(&l->answered))
+        return;
     hapi_loop_unwatch(w);
     l->done(l->arg, &l->result, &l->err);
     lookup_unref(l);
