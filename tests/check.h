@@ -6,6 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* How much longer a bound on time is under ThreadSanitizer, which runs the code many times slower. */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define CHECK_SLOWDOWN 10
+#endif
+#endif
+#ifndef CHECK_SLOWDOWN
+#define CHECK_SLOWDOWN 1
+#endif
+
 static int check_failed, check_cases;
 static const char *check_case = "";
 
