@@ -216,7 +216,6 @@ static void request_fill(struct request *r)
         .dataset = {l->o.dataset, (uint32_t)strlen(l->o.dataset)},
         .epoch = l->epoch_asked,
         .max_parts = r->n,
-        .deadline_ms = l->o.request_timeout_ms,
         .flags = l->o.checksum ? HAPI_REQ_CHECKSUM : 0,
         .n_windows = 1,
         .record_key = r->node->key,
@@ -275,7 +274,8 @@ static int request_issue(struct request *r, struct batch *b, uint32_t at, uint32
     r->terminal = r->lost = false;
     r->parts = r->jobs = 0;
     r->generation = ++l->generation;
-    r->deadline_ns = hapi_clock_ns() + (l->o.request_timeout_ms + 2000) * HAPI_NS_PER_MS;
+    if (!r->node->in_flight)
+        r->node->progress_ns = hapi_clock_ns();
     memset(r->seen, 0, sizeof r->seen);
     request_fill(r);
     int bytes = hapi_request_encode(&r->req, r->message, HAPI_REQUEST_MAX);
@@ -466,6 +466,7 @@ void fetch_imm(struct loader_node *n, uint32_t imm)
     struct hapi_err err = {0};
 
     n->granted--;
+    n->progress_ns = hapi_clock_ns();
     struct request *r = index < NODE_REQUESTS ? &n->requests[index] : NULL;
     if (!r || !r->active || r->terminal || part != r->parts || part >= r->n) {
         node_break(n, HAPI_EPROTO, "an immediate that answers no request");
@@ -510,16 +511,18 @@ void fetch_lost(struct loader_node *n)
     fetch_pump(n->l);
 }
 
+/* Silence is no part of any request for so long: a slow network is not silent, however much waits in its
+ * queue. */
 void fetch_timeouts(struct hapi_loader *l)
 {
-    int64_t now = hapi_clock_ns();
+    int64_t since = hapi_clock_ns() - l->o.request_timeout_ms * HAPI_NS_PER_MS;
 
-    for (uint32_t i = 0; i < l->n_nodes; i++)
-        for (int k = 0; k < NODE_REQUESTS; k++) {
-            struct request *r = &l->nodes[i].requests[k];
-            if (r->active && !r->terminal && now > r->deadline_ns && l->nodes[i].state == NODE_UP) {
-                node_break(&l->nodes[i], HAPI_ETIMEDOUT, "a request was not answered in time");
-                break;
-            }
-        }
+    for (uint32_t i = 0; i < l->n_nodes; i++) {
+        struct loader_node *n = &l->nodes[i];
+        bool waiting = false;
+        for (int k = 0; k < NODE_REQUESTS; k++)
+            waiting |= n->requests[k].active && !n->requests[k].terminal;
+        if (waiting && n->state == NODE_UP && n->progress_ns < since)
+            node_break(n, HAPI_ETIMEDOUT, "it answers no request (request_timeout_ms)");
+    }
 }

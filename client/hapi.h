@@ -63,7 +63,8 @@ struct hapi_loader_options {
     int sequential;              /* 1: canonical order, no shuffle */
     int on_bad;                  /* HAPI_SKIP_BAD, HAPI_FAIL_ON_BAD */
     int checksum;                /* 1: CRC-32C of each micro-batch, checked before use */
-    uint32_t request_timeout_ms; /* silence after which a request is issued anew [30000] */
+    uint32_t request_timeout_ms; /* no part of any request for so long: the node's requests are issued anew
+                                    [30000] */
 };
 
 /* One batch. The memory is the loader's until hapi_loader_release(). */

@@ -83,7 +83,6 @@ struct request {
     struct batch *batch;
     uint32_t at, n;       /* positions in the batch */
     uint32_t parts, jobs; /* arrived; suffix jobs under way */
-    int64_t deadline_ns;
     uint64_t generation;
     uint8_t *message;        /* local slab: the encoded request */
     uint8_t *slot, *records; /* exposed slab */
@@ -121,6 +120,7 @@ struct loader_node {
     int attempts;
     uint64_t key, remote_base;
     uint32_t in_flight, max_requests, granted;
+    int64_t progress_ns; /* when a part last came, or it was first asked after having nothing to do */
     uint64_t upload_at;
     uint64_t index_from, index_objects; /* first object asked for; how many it said there are */
     struct hapi_err last;
