@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import tempfile
 import threading
@@ -30,7 +31,7 @@ class Faults(unittest.TestCase):
         cls.folder.cleanup()
 
     @classmethod
-    def dump(cls, name, nodes, kill=None, options=()):
+    def dump(cls, name, nodes, kill=None, options=(), how=lambda n: n.kill()):
         """Trains over that many replicas; the first is killed once `kill` samples have arrived. (dump, order)"""
         prefix = os.path.join(cls.folder.name, name)
         order = prefix + "-order"
@@ -40,9 +41,9 @@ class Faults(unittest.TestCase):
             command += ["--test-dataset", "set", "--epochs", EPOCHS, "--keep", "1G", "--dump-features", prefix]
             command += ["--dump-order", order, "--quiet", "--batch", "16", *options]
             if kill is not None:
-                threading.Thread(target=cls.kill_after, args=(running[0], order, kill), daemon=True).start()
+                threading.Thread(target=cls.kill_after, args=(running[0], order, kill, how), daemon=True).start()
             r = hapi(*command, timeout=60)
-            if kill is not None and running[0].running():
+            if kill is not None and running[0].running() and not cls.stopped(running[0]):
                 raise AssertionError("the job was over before its node was killed")
         finally:
             for n in running:
@@ -53,7 +54,12 @@ class Faults(unittest.TestCase):
             return Dump(prefix), [tuple(map(int, line.split())) for line in f]
 
     @staticmethod
-    def kill_after(victim, order, samples):
+    def stopped(n):
+        with open(f"/proc/{n.process.pid}/stat", encoding="ascii") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] == "T"
+
+    @staticmethod
+    def kill_after(victim, order, samples, how):
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             if os.path.exists(order):
@@ -61,7 +67,7 @@ class Faults(unittest.TestCase):
                     if f.read().count(b"\n") >= samples:
                         break
             time.sleep(0.002)
-        victim.kill()
+        how(victim)
 
     def test_one_of_two_replicas_is_killed(self):
         rng = random.Random(1)
@@ -73,6 +79,14 @@ class Faults(unittest.TestCase):
                     self.assertEqual(sorted(s for e, s in order if e == epoch), list(range(SAMPLES)))
                 self.assertTrue(np.array_equal(dump.train.view(np.uint32), whole.train.view(np.uint32)))
                 self.assertTrue(np.array_equal(dump.train_labels, whole.train_labels))
+
+    def test_one_of_two_replicas_falls_silent(self):
+        """Stopped, not dead: sockets stay open. Its requests go to the other; when it wakes, nothing it writes lands."""
+        dump, order = self.dump("silent", 2, kill=200, how=lambda n: n.process.send_signal(signal.SIGSTOP))
+        whole, _ = self.whole
+        for epoch in range(EPOCHS):
+            self.assertEqual(sorted(s for e, s in order if e == epoch), list(range(SAMPLES)))
+        self.assertTrue(np.array_equal(dump.train.view(np.uint32), whole.train.view(np.uint32)))
 
     def test_wire_dtypes_and_checksum(self):
         whole, _ = self.whole
