@@ -286,6 +286,10 @@ void hapi_onnx_tensor_decode(const struct hapi_onnx_tensor *t, void *dst)
 
     if (t->raw)
         memcpy(d, t->raw, t->bytes);
+    else
+        memset(
+            d, 0,
+            t->bytes); /* counted before: all of it is written below, but nobody should have to trust that */
     while (!t->raw && at < t->bytes && hapi_pb_next(&rest, &f) > 0) {
         uint64_t v;
         if (f.number != field)
