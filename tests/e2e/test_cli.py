@@ -10,7 +10,7 @@ import unittest
 
 import numpy as np
 
-from harness import DATA, HAPI, HAPI_RT, LITE0, hapi, node, run, tiny_model
+from harness import DATA, HAPI, HAPI_RT, LITE0, hapi, node, run, tiny_model, train_json
 
 COMMANDS = ("ls", "cuts", "run", "train")
 
@@ -93,6 +93,17 @@ class Programs(unittest.TestCase):
 
 
 class Daemon(unittest.TestCase):
+    def test_little_locked_memory_is_enough(self):
+        """What an ordinary user has: 8 MiB. Reads go on without registered buffers, and the log says so."""
+        prefix = ("prlimit", "--memlock=8388608")
+        if os.geteuid() == 0:
+            prefix += ("setpriv", "--bounding-set", "-ipc_lock")
+        with node(DATA, prefix=prefix) as n, tempfile.TemporaryDirectory() as folder:
+            model = tiny_model(os.path.join(folder, "tiny.onnx"))
+            result = train_json(model, n.address, "photos-folders", "photos-folders", "--epochs", 1)
+            self.assertEqual(result["epochs"][0]["images"], 60)
+            self.assertIn("without registered buffers", n.said())
+
     def test_ready_line_names_a_free_port_and_sigterm_exits_0(self):
         with tempfile.TemporaryDirectory() as d:
             n = node(d)
