@@ -296,6 +296,9 @@ static int record_post(struct hapi_batch *b)
     uint64_t slot = v->req.record_bytes / v->req.max_parts;
     bool last = v->unsent == 1 && v->formed == v->req.n_samples;
 
+    /* The client has no room for the parts that this node needs: this one must end the request. */
+    if (!last && v->parts + 1 >= v->req.max_parts)
+        b->status = b->status ? b->status : HAPI_ETOOBIG;
     record_fill(b);
     if (last || b->status)
         b->record->flags |= HAPI_RECORD_TERMINAL;
