@@ -16,7 +16,6 @@ static const char help[] = "usage: hapi ls NODE... [--key FILE] [--json]\n\n"
 
 struct listing {
     const char *node;
-    int json;
     cJSON *datasets;
     bool done, answered;
     struct hapi_err err;
@@ -147,7 +146,7 @@ static int list_all(int n, char **nodes, const struct hapi_keys *keys, int json)
         return cmd_fail("ls", &err);
     }
     for (int i = 0; i < n; i++) {
-        struct listing l = {.node = nodes[i], .json = json, .datasets = cJSON_CreateArray()};
+        struct listing l = {.node = nodes[i], .datasets = cJSON_CreateArray()};
         if (list_node(loop, keys, &l)) {
             cmd_fail("ls", &l.err);
             failed = 1;

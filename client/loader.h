@@ -177,7 +177,7 @@ struct hapi_loader {
     pthread_cond_t changed;
     struct failure failure;
     bool opened, closing;
-    bool epoch_pending, epoch_running;
+    bool epoch_pending;
     uint32_t epoch;
     uint64_t deliver;       /* sequence of the next batch to hand out */
     uint64_t last_sequence; /* one past the epoch's last batch */
