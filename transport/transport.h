@@ -27,13 +27,28 @@
 struct hapi_fabric;
 struct hapi_listener;
 struct hapi_conn;
+struct hapi_topology;
+
+/* How packets of verbs travel, as perftest's flags say it. -1, and mtu 0: as the route says. */
+struct hapi_fabric_path {
+    int gid_index; /* of the port's GID table: its address is the source */
+    int tos;       /* traffic class, 0..255 */
+    int sl;        /* service level, 0..15 */
+    uint32_t mtu;  /* path MTU: 256, 512, 1024, 2048 or 4096 bytes */
+};
+#define HAPI_FABRIC_PATH_ANY ((struct hapi_fabric_path){-1, -1, -1, 0})
 
 struct hapi_fabric_options {
-    const char *device; /* verbs: device name; NULL: the one that routes to the peer */
-    uint32_t max_recv;  /* receives posted per connection, each HAPI_REQUEST_MAX bytes; 0: 16 (node side) */
-    uint32_t max_ops;   /* writes and sends outstanding per connection; 0: 256 */
-    uint32_t max_imm;   /* immediates the peer may have outstanding (client side); 0: 1024 */
-    int ack_timeout;    /* verbs: RDMA_OPTION_ID_ACK_TIMEOUT; 0: 14 */
+    const char *device;   /* verbs: device name; NULL: the one that routes to the peer */
+    const char *provider; /* ofi: "tcp" or "verbs"; NULL: tcp */
+    const struct hapi_fabric_path *path;  /* verbs; NULL: any. Copied */
+    const struct hapi_topology *topology; /* verbs: of several devices the nearest is taken; may be NULL */
+    uint32_t max_recv; /* receives posted per connection, each HAPI_REQUEST_MAX bytes; 0: 16 (node side) */
+    uint32_t max_ops;  /* writes and sends outstanding per connection; 0: 256 */
+    uint32_t max_imm;  /* immediates the peer may have outstanding (client side); 0: 1024 */
+    int ack_timeout;   /* verbs: local ACK time-out, 4.096 us * 2^n; 0: 14 */
+    uint32_t busy_poll_us; /* look for completions so long after the last one, yielding, before the loop
+                              sleeps; 0: never */
 };
 
 /* An operation. The caller keeps it until on_done. status 0 or HAPI_E*; local completion: the memory may be
@@ -59,6 +74,15 @@ int hapi_fabric_open(struct hapi_fabric **out, struct hapi_loop *loop, const cha
                      struct hapi_err *err);
 void hapi_fabric_close(struct hapi_fabric *f); /* no listener or connection left */
 const char *hapi_fabric_kind(const struct hapi_fabric *f);
+/* Where peers that reach this node at `host` (numeric, "" for any) find this fabric: `host` itself, or, with
+ * verbs where no usable device has that address, an address of the nearest device of the same family.
+ * HAPI_EUNSUPPORTED: no device has one. */
+int hapi_fabric_data_host(const struct hapi_fabric *f, const char *host, char out[HAPI_NAME_MAX + 1],
+                          struct hapi_err *err);
+/* Device memory [base, base+n) as a source of writes, by its dma-buf (fd, offset); local rights only. Before
+ * connections are opened. HAPI_EUNSUPPORTED where the transport or the device cannot. */
+int hapi_fabric_add_dmabuf(struct hapi_fabric *f, void *base, size_t n, int fd, uint64_t offset,
+                           struct hapi_err *err);
 /* Whether `kind` can work here, and why not. */
 int hapi_fabric_probe(const char *kind, struct hapi_err *err);
 
@@ -102,7 +126,9 @@ int hapi_conn_send(struct hapi_conn *c, const void *msg, size_t n, struct hapi_c
 int hapi_conn_grant(struct hapi_conn *c, uint32_t parts);
 
 struct hapi_conn_stats {
-    uint64_t writes, bytes, sends, recvs, imms, completions, rnr;
+    uint64_t writes, bytes, sends, recvs, imms;
+    uint64_t completions; /* of writes and sends; one may stand for many */
+    uint64_t rnr;         /* verbs: receiver-not-ready events of the device since this connection was made */
 };
 struct hapi_conn_stats hapi_conn_stats_get(const struct hapi_conn *c);
 
