@@ -16,19 +16,11 @@
 
 static void timer_fired(struct hapi_timer *t);
 
-int hapi_control_limits_set(struct hapi_control_limits *lim, const struct hapi_control_options *opt,
-                            struct hapi_err *err)
+int hapi_control_hello_set(struct hapi_control_limits *lim, const struct hapi_hello *hello,
+                           struct hapi_err *err)
 {
-    struct hapi_hello h = opt->hello;
+    struct hapi_hello h = *hello;
 
-    lim->handshake_ns = opt->handshake_ns ? opt->handshake_ns : 5 * HAPI_NS_PER_S;
-    lim->silence_ns = opt->silence_ns ? opt->silence_ns : 10 * HAPI_NS_PER_S;
-    lim->send_max = opt->send_max ? opt->send_max : (size_t)4 << 20;
-    lim->max_pending = opt->max_pending ? opt->max_pending : 64;
-    lim->max_open = opt->max_open ? opt->max_open : 256;
-    lim->heartbeat_ms = (uint64_t)(lim->silence_ns / 3 / HAPI_NS_PER_MS);
-    if (lim->heartbeat_ms == 0)
-        lim->heartbeat_ms = 1;
     if (h.major_min == 0 && h.major_max == 0) {
         h.major_min = h.major_max = HAPI_PROTO_MAJOR;
         h.minor = HAPI_PROTO_MINOR;
@@ -36,14 +28,28 @@ int hapi_control_limits_set(struct hapi_control_limits *lim, const struct hapi_c
     h.heartbeat_ms = lim->heartbeat_ms;
     lim->major_min = h.major_min;
     lim->major_max = h.major_max;
-    /* Room for the largest frame, or a message that the protocol allows could never be queued. */
-    if (lim->send_max < FRAME_HEADER + HAPI_FRAME_MAX)
-        lim->send_max = FRAME_HEADER + HAPI_FRAME_MAX;
     int n = hapi_hello_encode(&h, lim->hello, sizeof lim->hello);
     if (n < 0)
         return hapi_err_set(err, HAPI_EINVAL, n, "the hello to send is malformed (role, versions, lengths)");
     lim->hello_n = (size_t)n;
     return 0;
+}
+
+int hapi_control_limits_set(struct hapi_control_limits *lim, const struct hapi_control_options *opt,
+                            struct hapi_err *err)
+{
+    lim->handshake_ns = opt->handshake_ns ? opt->handshake_ns : 5 * HAPI_NS_PER_S;
+    lim->silence_ns = opt->silence_ns ? opt->silence_ns : HAPI_SILENCE_NS;
+    lim->send_max = opt->send_max ? opt->send_max : (size_t)4 << 20;
+    lim->max_pending = opt->max_pending ? opt->max_pending : 64;
+    lim->max_open = opt->max_open ? opt->max_open : 256;
+    lim->heartbeat_ms = (uint64_t)(lim->silence_ns / 3 / HAPI_NS_PER_MS);
+    if (lim->heartbeat_ms == 0)
+        lim->heartbeat_ms = 1;
+    /* Room for the largest frame, or a message that the protocol allows could never be queued. */
+    if (lim->send_max < FRAME_HEADER + HAPI_FRAME_MAX)
+        lim->send_max = FRAME_HEADER + HAPI_FRAME_MAX;
+    return hapi_control_hello_set(lim, &opt->hello, err);
 }
 
 struct hapi_control *hapi_control_new(struct hapi_loop *loop, const struct hapi_control_handler *handler,

@@ -15,9 +15,16 @@
 #ifndef HAPI_TRANSPORT_CONTROL_H
 #define HAPI_TRANSPORT_CONTROL_H
 
+#include "clock.h"
 #include "err.h"
 #include "loop.h"
 #include "wire.h"
+
+/* The one liveness deadline: a peer of which nothing was heard for so long is gone, and with it its data
+ * connection. An RC queue pair has no keepalive, and TCP's takes hours: heartbeats on this channel, at a
+ * third of it, are what says that a cable was pulled. Room for what follows is left: all is over within 5 s.
+ */
+#define HAPI_SILENCE_NS (4 * HAPI_NS_PER_S)
 
 struct hapi_control;
 struct hapi_control_listener;
@@ -41,8 +48,8 @@ struct hapi_control_options {
     struct hapi_hello hello;      /* what we say; copied. versions 0: ours; heartbeat_ms is filled in */
     const struct hapi_keys *keys; /* NULL: plain TCP */
     int64_t handshake_ns;         /* deadline for TCP + TLS + hello; 0: 5 s */
-    int64_t silence_ns;   /* nothing from the peer for so long: HAPI_ETIMEDOUT; 0: 10 s. Heartbeats are
-                             sent inside, at a third of it; on_message sees the peer's */
+    int64_t silence_ns;   /* nothing from the peer for so long: HAPI_ETIMEDOUT; 0: HAPI_SILENCE_NS. Heartbeats
+                             are sent inside, at a third of it; on_message sees the peer's */
     size_t send_max;      /* queued bytes per connection; 0: 4 MiB; at least one frame of HAPI_FRAME_MAX */
     uint32_t max_pending; /* peers before on_open; 0: 64 */
     uint32_t max_open;    /* open connections of a listener; 0: 256 */
@@ -52,6 +59,9 @@ struct hapi_control_options {
 int hapi_control_listen(struct hapi_control_listener **out, struct hapi_loop *loop, const char *host,
                         uint16_t port, const struct hapi_control_options *opt,
                         const struct hapi_control_handler *handler, void *user, struct hapi_err *err);
+/* What peers accepted from now on are told; its heartbeat_ms is filled in as above. HAPI_EINVAL. */
+int hapi_control_listener_hello(struct hapi_control_listener *l, const struct hapi_hello *hello,
+                                struct hapi_err *err);
 uint16_t hapi_control_listener_port(const struct hapi_control_listener *l);
 void hapi_control_listener_close(struct hapi_control_listener *l); /* its open connections live on */
 void *hapi_control_listener_user(const struct hapi_control *c);    /* `user` of the listener it came from */

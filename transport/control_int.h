@@ -94,6 +94,9 @@ struct hapi_control_listener {
 };
 
 /* control.c */
+/* Encodes what we say, with our heartbeat interval in it. */
+int hapi_control_hello_set(struct hapi_control_limits *lim, const struct hapi_hello *hello,
+                           struct hapi_err *err);
 int hapi_control_limits_set(struct hapi_control_limits *lim, const struct hapi_control_options *opt,
                             struct hapi_err *err);
 struct hapi_control *hapi_control_new(struct hapi_loop *loop, const struct hapi_control_handler *handler,

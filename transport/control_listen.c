@@ -202,6 +202,12 @@ fail_alloc:
     return rc;
 }
 
+int hapi_control_listener_hello(struct hapi_control_listener *l, const struct hapi_hello *hello,
+                                struct hapi_err *err)
+{
+    return hapi_control_hello_set(&l->lim, hello, err);
+}
+
 uint16_t hapi_control_listener_port(const struct hapi_control_listener *l)
 {
     return l->port;

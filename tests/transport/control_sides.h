@@ -26,6 +26,8 @@ struct side {
     uint32_t sum;
     uint64_t beat_queued;
     char role[16];
+    uint64_t heartbeat_ms;
+    uint32_t caps;
     bool echo, finish_on_message;
 };
 
@@ -52,6 +54,8 @@ static void client_open(struct hapi_control *c, const struct hapi_hello *peer)
     struct side *s = side_of(c);
 
     s->opened++;
+    s->heartbeat_ms = peer->heartbeat_ms;
+    s->caps = peer->caps;
     snprintf(s->role, sizeof s->role, "%.*s", (int)peer->role.n, peer->role.s);
 }
 

@@ -246,7 +246,7 @@ static void open__silent_peer__dropped_at_the_deadline(void)
 static void open__idle_peers__kept_alive_by_heartbeats(void)
 {
     struct hapi_control_options no = node_opt(), co = client_opt();
-    no.silence_ns = 150 * MS; /* the client's own deadline is 10 s: it must follow the node's */
+    no.silence_ns = 150 * MS; /* the client's own deadline is longer: it must follow the node's */
     struct hapi_control_listener *l = listen_on(&no);
 
     connect_to(l, &co);
@@ -256,6 +256,34 @@ static void open__idle_peers__kept_alive_by_heartbeats(void)
     run_for(800);
     CHECK(node.closed == 0 && client.closed == 0 && node.beats >= 5 && client.beats >= 5);
     CHECK(client.beat_queued == 77);
+    end(l);
+}
+
+static void hello__default_deadline__four_seconds_and_three_heartbeats(void)
+{
+    struct hapi_control_options no = node_opt(), co = client_opt();
+    struct hapi_control_listener *l = listen_on(&no);
+
+    connect_to(l, &co);
+    run_until(&client.opened, 1, 1000);
+    CHECK(HAPI_SILENCE_NS == 4 * HAPI_NS_PER_S);
+    CHECKF(client.heartbeat_ms == 1333, "%llu ms", (unsigned long long)client.heartbeat_ms);
+    end(l);
+}
+
+static void hello__changed_while_listening__later_peers_are_told(void)
+{
+    struct hapi_control_options no = node_opt(), co = client_opt();
+    struct hapi_control_listener *l = listen_on(&no);
+    struct hapi_hello h = no.hello;
+
+    h.caps = HAPI_CAP_TRANSPORT_OFI | HAPI_CAP_TRANSPORT_VERBS;
+    CHECK(hapi_control_listener_hello(l, &h, NULL) == 0);
+    connect_to(l, &co);
+    run_until(&client.opened, 1, 1000);
+    CHECK(client.caps == h.caps && client.heartbeat_ms == 1333);
+    h.role = (struct hapi_str){0};
+    CHECK(hapi_control_listener_hello(l, &h, NULL) == HAPI_EINVAL);
     end(l);
 }
 
@@ -504,6 +532,8 @@ int main(void)
     CASE(open__over_long_frame_or_second_hello__closed);
     CASE(open__silent_peer__dropped_at_the_deadline);
     CASE(open__idle_peers__kept_alive_by_heartbeats);
+    CASE(hello__default_deadline__four_seconds_and_three_heartbeats);
+    CASE(hello__changed_while_listening__later_peers_are_told);
     CASE(pending__flood__a_real_client_gets_through_at_once);
     CASE(open__too_many__the_next_is_told);
     CASE(send__peer_that_does_not_read__bounded);
