@@ -6,9 +6,13 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#include <immintrin.h>
+
+#include "crc32c_x86.h"
 #define AVX2_FN __attribute__((target("avx2,f16c")))
 #define AVX512_FN __attribute__((target("avx512f,avx2,f16c")))
+#define AVX2_CRC_FN __attribute__((target("avx2,f16c,sse4.2,pclmul")))
+#define AVX512_CRC_FN __attribute__((target("avx512f,avx2,f16c,sse4.2,pclmul")))
+#define INLINE inline __attribute__((always_inline))
 #endif
 
 /* The scalar loops are integer arithmetic only: what the vector instructions do does not depend on MXCSR for
@@ -134,39 +138,45 @@ AVX2_FN static inline __m128i f16_avx2(__m256 v)
     return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
 }
 
-AVX2_FN static void convert_avx2(enum pair pair, void *dst, const void *src, size_t n)
+/* 8 elements from element i on. */
+AVX2_FN static INLINE void one_avx2(enum pair pair, void *dst, const void *src, size_t i)
 {
     const float *sf = src;
     const uint16_t *sh = src;
     uint16_t *dh = dst;
+
+    switch (pair) {
+    case F32_F16:
+        _mm_storeu_si128((void *)(dh + i), f16_avx2(_mm256_loadu_ps(sf + i)));
+        break;
+    case F32_BF16:
+        _mm_storeu_si128((void *)(dh + i), bf16_avx2(_mm256_loadu_si256((const void *)(sf + i))));
+        break;
+    case F16_F32:
+        _mm256_storeu_ps((float *)dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(sh + i))));
+        break;
+    case F16_BF16: {
+        __m256 v = _mm256_cvtph_ps(_mm_loadu_si128((const void *)(sh + i)));
+        _mm_storeu_si128((void *)(dh + i), bf16_avx2(_mm256_castps_si256(v)));
+        break;
+    }
+    case BF16_F32:
+        _mm256_storeu_si256((void *)((float *)dst + i), widen_avx2(sh + i));
+        break;
+    case BF16_F16:
+        _mm_storeu_si128((void *)(dh + i), f16_avx2(_mm256_castsi256_ps(widen_avx2(sh + i))));
+        break;
+    case NO_PAIR:
+        break;
+    }
+}
+
+AVX2_FN static void convert_avx2(enum pair pair, void *dst, const void *src, size_t n)
+{
     size_t i = 0;
 
-    for (; i + 8 <= n; i += 8) {
-        switch (pair) {
-        case F32_F16:
-            _mm_storeu_si128((void *)(dh + i), f16_avx2(_mm256_loadu_ps(sf + i)));
-            break;
-        case F32_BF16:
-            _mm_storeu_si128((void *)(dh + i), bf16_avx2(_mm256_loadu_si256((const void *)(sf + i))));
-            break;
-        case F16_F32:
-            _mm256_storeu_ps((float *)dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(sh + i))));
-            break;
-        case F16_BF16: {
-            __m256 v = _mm256_cvtph_ps(_mm_loadu_si128((const void *)(sh + i)));
-            _mm_storeu_si128((void *)(dh + i), bf16_avx2(_mm256_castps_si256(v)));
-            break;
-        }
-        case BF16_F32:
-            _mm256_storeu_si256((void *)((float *)dst + i), widen_avx2(sh + i));
-            break;
-        case BF16_F16:
-            _mm_storeu_si128((void *)(dh + i), f16_avx2(_mm256_castsi256_ps(widen_avx2(sh + i))));
-            break;
-        case NO_PAIR:
-            return;
-        }
-    }
+    for (; i + 8 <= n; i += 8)
+        one_avx2(pair, dst, src, i);
     scalar(pair, dst, src, i, n);
 }
 
@@ -190,39 +200,45 @@ AVX512_FN static inline __m256i f16_avx512(__m512 v)
     return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
 }
 
-AVX512_FN static void convert_avx512(enum pair pair, void *dst, const void *src, size_t n)
+/* 16 elements from element i on. */
+AVX512_FN static INLINE void one_avx512(enum pair pair, void *dst, const void *src, size_t i)
 {
     const float *sf = src;
     const uint16_t *sh = src;
     uint16_t *dh = dst;
+
+    switch (pair) {
+    case F32_F16:
+        _mm256_storeu_si256((void *)(dh + i), f16_avx512(_mm512_loadu_ps(sf + i)));
+        break;
+    case F32_BF16:
+        _mm256_storeu_si256((void *)(dh + i), bf16_avx512(_mm512_loadu_si512(sf + i)));
+        break;
+    case F16_F32:
+        _mm512_storeu_ps((float *)dst + i, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(sh + i))));
+        break;
+    case F16_BF16: {
+        __m512 v = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(sh + i)));
+        _mm256_storeu_si256((void *)(dh + i), bf16_avx512(_mm512_castps_si512(v)));
+        break;
+    }
+    case BF16_F32:
+        _mm512_storeu_si512((float *)dst + i, widen_avx512(sh + i));
+        break;
+    case BF16_F16:
+        _mm256_storeu_si256((void *)(dh + i), f16_avx512(_mm512_castsi512_ps(widen_avx512(sh + i))));
+        break;
+    case NO_PAIR:
+        break;
+    }
+}
+
+AVX512_FN static void convert_avx512(enum pair pair, void *dst, const void *src, size_t n)
+{
     size_t i = 0;
 
-    for (; i + 16 <= n; i += 16) {
-        switch (pair) {
-        case F32_F16:
-            _mm256_storeu_si256((void *)(dh + i), f16_avx512(_mm512_loadu_ps(sf + i)));
-            break;
-        case F32_BF16:
-            _mm256_storeu_si256((void *)(dh + i), bf16_avx512(_mm512_loadu_si512(sf + i)));
-            break;
-        case F16_F32:
-            _mm512_storeu_ps((float *)dst + i, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(sh + i))));
-            break;
-        case F16_BF16: {
-            __m512 v = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(sh + i)));
-            _mm256_storeu_si256((void *)(dh + i), bf16_avx512(_mm512_castps_si512(v)));
-            break;
-        }
-        case BF16_F32:
-            _mm512_storeu_si512((float *)dst + i, widen_avx512(sh + i));
-            break;
-        case BF16_F16:
-            _mm256_storeu_si256((void *)(dh + i), f16_avx512(_mm512_castsi512_ps(widen_avx512(sh + i))));
-            break;
-        case NO_PAIR:
-            return;
-        }
-    }
+    for (; i + 16 <= n; i += 16)
+        one_avx512(pair, dst, src, i);
     scalar(pair, dst, src, i, n);
 }
 
@@ -286,7 +302,7 @@ int hapi_convert_by(enum hapi_way way, void *dst, enum hapi_dtype dst_dtype, con
     return HAPI_OK;
 }
 
-int hapi_convert(void *dst, enum hapi_dtype dst_dtype, const void *src, enum hapi_dtype src_dtype, size_t n)
+static enum hapi_way best_way(void)
 {
     static _Atomic int chosen = -1; /* cpuid is slow in virtual machines; all threads choose the same */
     int way = chosen;
@@ -297,5 +313,114 @@ int hapi_convert(void *dst, enum hapi_dtype dst_dtype, const void *src, enum hap
                                                : HAPI_WAY_SCALAR;
         chosen = way;
     }
-    return hapi_convert_by((enum hapi_way)way, dst, dst_dtype, src, src_dtype, n);
+    return (enum hapi_way)way;
+}
+
+int hapi_convert(void *dst, enum hapi_dtype dst_dtype, const void *src, enum hapi_dtype src_dtype, size_t n)
+{
+    return hapi_convert_by(best_way(), dst, dst_dtype, src, src_dtype, n);
+}
+
+/* ------------------------------------------------------------------ with a checksum */
+
+/* Elements of 16 bits that the checksum takes at once: three streams of 256 bytes. */
+enum { GROUP = 384, STREAM = 256 };
+
+#if defined(__x86_64__)
+/* Conversion waits for memory and the checksum for its one instruction: side by side they cost little more
+ * than the slower of the two, which block after block of each does not give (docs/benchmarks.md). A step
+ * converts `width` elements in each of three streams and then checks those bytes, `at` on the 16-bit side:
+ * 2 * width a stream. */
+#define GROUPS(one, width)                                                                                   \
+    uint32_t c = crc;                                                                                        \
+    for (size_t g = 0; g < groups; g++, at += 3 * STREAM) {                                                  \
+        uint64_t sum[3] = {c, 0, 0};                                                                         \
+        for (size_t i = 0; i < STREAM / 2; i += (width)) {                                                   \
+            for (size_t k = 0; k < 3; k++)                                                                   \
+                one(pair, dst, src, g *GROUP + k * (STREAM / 2) + i);                                        \
+            for (size_t k = 0; k < 2 * (width); k += 8)                                                      \
+                crc32c_step3(sum, at + 2 * i + k, STREAM);                                                   \
+        }                                                                                                    \
+        c = crc32c_join3(sum, CRC32C_BY_512, CRC32C_BY_256);                                                 \
+    }                                                                                                        \
+    return c
+
+AVX2_CRC_FN static INLINE uint32_t groups_avx2(enum pair pair, void *dst, const void *src, size_t groups,
+                                               const uint8_t *at, uint32_t crc)
+{
+    GROUPS(one_avx2, 8);
+}
+
+AVX512_CRC_FN static INLINE uint32_t groups_avx512(enum pair pair, void *dst, const void *src, size_t groups,
+                                                   const uint8_t *at, uint32_t crc)
+{
+    GROUPS(one_avx512, 16);
+}
+
+/* A loop for each pair: the choice must not be made in it. */
+#define BY_PAIR(groups_of)                                                                                   \
+    switch (pair) {                                                                                          \
+    case F32_F16:                                                                                            \
+        return groups_of(F32_F16, dst, src, groups, at, crc);                                                \
+    case F32_BF16:                                                                                           \
+        return groups_of(F32_BF16, dst, src, groups, at, crc);                                               \
+    case F16_F32:                                                                                            \
+        return groups_of(F16_F32, dst, src, groups, at, crc);                                                \
+    case BF16_F32:                                                                                           \
+        return groups_of(BF16_F32, dst, src, groups, at, crc);                                               \
+    default:                                                                                                 \
+        return groups_of(pair, dst, src, groups, at, crc);                                                   \
+    }
+
+AVX2_CRC_FN static uint32_t both_avx2(enum pair pair, void *dst, const void *src, size_t groups,
+                                      const uint8_t *at, uint32_t crc){BY_PAIR(groups_avx2)}
+
+AVX512_CRC_FN static uint32_t
+    both_avx512(enum pair pair, void *dst, const void *src, size_t groups, const uint8_t *at, uint32_t crc)
+{
+    BY_PAIR(groups_avx512)
+}
+
+/* How many elements it did; 0 where it cannot. */
+static size_t both(enum hapi_way way, enum pair pair, void *dst, const void *src, size_t n,
+                   const uint8_t *checked, uint32_t *crc)
+{
+    size_t groups = n / GROUP;
+
+    if (way == HAPI_WAY_SCALAR || pair == NO_PAIR || !groups || !hapi_crc32c_hard_usable())
+        return 0;
+    *crc = ~(way == HAPI_WAY_AVX512 ? both_avx512 : both_avx2)(pair, dst, src, groups, checked, ~*crc);
+    return groups * GROUP;
+}
+#else
+static size_t both(enum hapi_way way, enum pair pair, void *dst, const void *src, size_t n,
+                   const uint8_t *checked, uint32_t *crc)
+{
+    (void)way, (void)pair, (void)dst, (void)src, (void)n, (void)checked, (void)crc;
+    return 0;
+}
+#endif
+
+int hapi_convert_crc32c_by(enum hapi_way way, void *dst, enum hapi_dtype dst_dtype, const void *src,
+                           enum hapi_dtype src_dtype, size_t n, enum hapi_crc_side side, uint32_t *crc)
+{
+    size_t to = hapi_dtype_size(dst_dtype), from = hapi_dtype_size(src_dtype), done = 0;
+    const unsigned char *s = src;
+    unsigned char *d = dst;
+    uint32_t c = *crc;
+
+    if ((side == HAPI_CRC_SRC ? from : to) == 2)
+        done = both(way, pair_of(dst_dtype, src_dtype), dst, src, n, side == HAPI_CRC_SRC ? s : d, &c);
+    int rc = hapi_convert_by(way, d + done * to, dst_dtype, s + done * from, src_dtype, n - done);
+    if (rc)
+        return rc;
+    *crc = side == HAPI_CRC_SRC ? hapi_crc32c(c, s + done * from, (n - done) * from)
+                                : hapi_crc32c(c, d + done * to, (n - done) * to);
+    return HAPI_OK;
+}
+
+int hapi_convert_crc32c(void *dst, enum hapi_dtype dst_dtype, const void *src, enum hapi_dtype src_dtype,
+                        size_t n, enum hapi_crc_side side, uint32_t *crc)
+{
+    return hapi_convert_crc32c_by(best_way(), dst, dst_dtype, src, src_dtype, n, side, crc);
 }

@@ -19,6 +19,13 @@ int hapi_convert(void *dst, enum hapi_dtype dst_dtype, const void *src, enum hap
  * Chains: hapi_crc32c(hapi_crc32c(0, a, n), b, m) is the checksum of a and b together. SSE4.2 when there. */
 uint32_t hapi_crc32c(uint32_t crc, const void *data, size_t n);
 
+/* hapi_convert() that checks what it converts in the same pass: *crc goes on, as hapi_crc32c() does, over the
+ * bytes of src (what came) or of dst (what is sent). One pass where that side has 16 bits; else the checksum
+ * follows the conversion. Errors as hapi_convert(), *crc unchanged. */
+enum hapi_crc_side { HAPI_CRC_SRC, HAPI_CRC_DST };
+int hapi_convert_crc32c(void *dst, enum hapi_dtype dst_dtype, const void *src, enum hapi_dtype src_dtype,
+                        size_t n, enum hapi_crc_side side, uint32_t *crc);
+
 /* SHA-256 (OpenSSL) of n bytes into out[32]. */
 void hapi_sha256(uint8_t out[32], const void *data, size_t n);
 

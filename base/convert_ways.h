@@ -18,6 +18,10 @@ bool hapi_way_usable(enum hapi_way way);
 int hapi_convert_by(enum hapi_way way, void *dst, enum hapi_dtype dst_dtype, const void *src,
                     enum hapi_dtype src_dtype, size_t n);
 
+/* hapi_convert_crc32c() by a usable way. */
+int hapi_convert_crc32c_by(enum hapi_way way, void *dst, enum hapi_dtype dst_dtype, const void *src,
+                           enum hapi_dtype src_dtype, size_t n, enum hapi_crc_side side, uint32_t *crc);
+
 /* hapi_crc32c() without the CPU's help, and with SSE4.2 and PCLMULQDQ where hapi_crc32c_hard_usable(). */
 uint32_t hapi_crc32c_soft(uint32_t crc, const void *data, size_t n);
 bool hapi_crc32c_hard_usable(void);

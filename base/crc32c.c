@@ -40,32 +40,15 @@ uint32_t hapi_crc32c_soft(uint32_t crc, const void *data, size_t n)
 }
 
 #if defined(__x86_64__)
-#include <immintrin.h>
-#define CRC_FN __attribute__((target("sse4.2,pclmul")))
+#include "crc32c_x86.h"
 
-CRC_FN static inline uint64_t step(uint64_t c, const uint8_t *p)
-{
-    uint64_t v;
-    memcpy(&v, p, 8);
-    return _mm_crc32_u64(c, v);
-}
-
-/* The instruction has a latency of 3 and a throughput of 1: three streams of n bytes side by side. The first
- * two are then moved on by 2n and n zero bytes: crc32(0, clmul(c, x^(8m-33) mod P)) appends m zero bytes. */
 CRC_FN static inline uint32_t three(uint32_t c, const uint8_t *p, size_t n, uint32_t by_2n, uint32_t by_n)
 {
-    uint64_t a = c, b = 0, d = 0;
+    uint64_t crc[3] = {c, 0, 0};
 
-    for (size_t i = 0; i < n; i += 8) {
-        a = step(a, p + i);
-        b = step(b, p + n + i);
-        d = step(d, p + 2 * n + i);
-    }
-    __m128i keys = _mm_set_epi64x((long long)by_n, (long long)by_2n);
-    __m128i both = _mm_set_epi64x((long long)b, (long long)a);
-    uint64_t x = (uint64_t)_mm_cvtsi128_si64(_mm_clmulepi64_si128(both, keys, 0x00));
-    uint64_t y = (uint64_t)_mm_cvtsi128_si64(_mm_clmulepi64_si128(both, keys, 0x11));
-    return (uint32_t)(_mm_crc32_u64(0, x ^ y) ^ d);
+    for (size_t i = 0; i < n; i += 8)
+        crc32c_step3(crc, p + i, n);
+    return crc32c_join3(crc, by_2n, by_n);
 }
 
 CRC_FN uint32_t hapi_crc32c_hard(uint32_t crc, const void *data, size_t n)
@@ -74,11 +57,11 @@ CRC_FN uint32_t hapi_crc32c_hard(uint32_t crc, const void *data, size_t n)
     uint32_t c = ~crc;
 
     for (; n >= 3 * 4096; n -= 3 * 4096, p += 3 * 4096)
-        c = three(c, p, 4096, 0x54a86326, 0x82f89c77);
+        c = three(c, p, 4096, CRC32C_BY_8192, CRC32C_BY_4096);
     for (; n >= 3 * 256; n -= 3 * 256, p += 3 * 256)
-        c = three(c, p, 256, 0xdd7e3b0c, 0xb9e02b86);
+        c = three(c, p, 256, CRC32C_BY_512, CRC32C_BY_256);
     for (; n >= 8; n -= 8, p += 8)
-        c = (uint32_t)step(c, p);
+        c = (uint32_t)crc32c_step(c, p);
     while (n--)
         c = _mm_crc32_u8(c, *p++);
     return ~c;

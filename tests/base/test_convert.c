@@ -226,6 +226,48 @@ static void crc32c__known_answers_lengths_and_chains__equal_in_both_ways(void)
     }
 }
 
+/* Against the two of them one after the other, by the scalar way. */
+static void fused_case(enum hapi_dtype to, enum hapi_dtype from, size_t n, size_t shift)
+{
+    static uint8_t src[4 * 3000 + 8], dst[sizeof src], want[sizeof src];
+
+    for (size_t i = 0; i < sizeof src; i++)
+        src[i] = (uint8_t)(i * i * 37 + i % 119);
+    memset(want, 0xee, sizeof want);
+    CHECK(!hapi_convert_by(HAPI_WAY_SCALAR, want + shift, to, src + shift, from, n));
+    uint32_t of_src = hapi_crc32c_soft(0xabcdef, src + shift, n * hapi_dtype_size(from));
+    uint32_t of_dst = hapi_crc32c_soft(0xabcdef, want + shift, n * hapi_dtype_size(to));
+    for (int w = 0; w < HAPI_WAY_COUNT; w++) {
+        if (!hapi_way_usable(w))
+            continue;
+        uint32_t a = 0xabcdef, b = 0xabcdef;
+        memset(dst, 0xee, sizeof dst);
+        CHECK(!hapi_convert_crc32c_by(w, dst + shift, to, src + shift, from, n, HAPI_CRC_SRC, &a));
+        CHECKF(a == of_src && !memcmp(dst, want, sizeof dst), "way %d, %d from %d, n %zu", w, to, from, n);
+        memset(dst, 0xee, sizeof dst);
+        CHECK(!hapi_convert_crc32c_by(w, dst + shift, to, src + shift, from, n, HAPI_CRC_DST, &b));
+        CHECKF(b == of_dst && !memcmp(dst, want, sizeof dst), "way %d, %d from %d, n %zu", w, to, from, n);
+    }
+}
+
+static void convert_crc32c__all_pairs_lengths_and_ways__as_one_after_the_other(void)
+{
+    static const enum hapi_dtype types[] = {HAPI_F32, HAPI_F16, HAPI_BF16};
+    static const size_t lengths[] = {0, 1, 7, 16, 383, 384, 385, 767, 768, 769, 1151, 1280, 2999};
+    uint32_t crc = 5;
+    float f = 1;
+
+    for (int to = 0; to < 3; to++)
+        for (int from = 0; from < 3; from++)
+            for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+                for (size_t shift = 0; shift < 8; shift += 6)
+                    fused_case(types[to], types[from], lengths[i], shift);
+    CHECK(hapi_convert_crc32c(&f, HAPI_F32, &f, HAPI_I32, 1, HAPI_CRC_SRC, &crc) == HAPI_EUNSUPPORTED);
+    CHECK(crc == 5);
+    CHECK(!hapi_convert_crc32c(&f, HAPI_F32, &f, HAPI_F32, 1, HAPI_CRC_SRC, &crc));
+    CHECK(crc == hapi_crc32c(5, &f, 4));
+}
+
 static void sha256__known_answer(void)
 {
     static const uint8_t abc[4] = {0xba, 0x78, 0x16, 0xbf}, empty[4] = {0xe3, 0xb0, 0xc4, 0x42};
@@ -252,6 +294,11 @@ static void speed(void)
         printf("way %d: f32->f16 %.2f ns, f32->bf16 %.2f ns an element\n", w, (double)(t1 - t0) / N,
                (double)(hapi_clock_ns() - t1) / N);
     }
+    uint32_t fused = 0;
+    int64_t f0 = hapi_clock_ns();
+    hapi_convert_crc32c(h, HAPI_F16, f, HAPI_F32, N, HAPI_CRC_DST, &fused);
+    printf("f32->f16 with its crc32c %.2f ns an element\n", (double)(hapi_clock_ns() - f0) / N);
+    CHECK(fused == hapi_crc32c(0, h, sizeof h));
     int64_t t0 = hapi_clock_ns();
     uint32_t a = hapi_crc32c(0, f, sizeof f);
     int64_t t1 = hapi_clock_ns();
@@ -274,6 +321,7 @@ int main(void)
     CASE(any_length__every_way__writes_exactly_n);
     CASE(other_dtypes__unsupported);
     CASE(crc32c__known_answers_lengths_and_chains__equal_in_both_ways);
+    CASE(convert_crc32c__all_pairs_lengths_and_ways__as_one_after_the_other);
     CASE(sha256__known_answer);
     CASE(speed);
     return check_done();
