@@ -70,9 +70,9 @@ struct request;
 struct chunk { /* a suffix job */
     struct hapi_job job;
     struct request *request;
-    uint32_t first, count; /* samples of the request */
+    uint32_t first, count; /* samples of the request: at most CHUNK_SAMPLES where they are computed */
+    uint32_t crc32c;       /* what the part's payload must have, where the job checks it */
     int status;
-    struct hapi_image images[CHUNK_SAMPLES];
 };
 
 struct request {
@@ -91,6 +91,7 @@ struct request {
     struct hapi_req_object objects[REQUEST_SAMPLES];
     struct hapi_req_sample samples[REQUEST_SAMPLES];
     struct chunk chunks[REQUEST_SAMPLES];
+    struct hapi_image images[REQUEST_SAMPLES]; /* the chunks' */
     struct hapi_conn_op op;
     bool sending;
     struct hapi_record *record; /* private copy of the part in hand */
@@ -214,6 +215,9 @@ void window_close(struct hapi_loader *l);
 /* suffix.c */
 int suffix_open(struct hapi_loader *l, struct hapi_err *err); /* caller's thread: compiles */
 void suffix_close(struct hapi_loader *l);
+/* Whether the jobs check the payload, in the pass that converts it; else it is checked before them. */
+bool suffix_checks(const struct hapi_loader *l);
+/* The part in r->record, of samples [first, first+count). */
 void suffix_submit(struct request *r, uint32_t first, uint32_t count);
 
 #endif

@@ -281,6 +281,10 @@ static void control_open(struct hapi_control *c, const struct hapi_hello *peer)
         node_break(n, HAPI_EINVAL, why);
         return;
     }
+    if (l->o.checksum && !(peer->caps & HAPI_CAP_CHECKSUM)) {
+        node_break(n, HAPI_EUNSUPPORTED, "it offers no checksums of the payload: leave --checksum out");
+        return;
+    }
     memcpy(l->numeric_class, class, sizeof class);
     n->last.code = 0;
     n->state = NODE_LISTING;

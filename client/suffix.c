@@ -40,21 +40,58 @@ void suffix_close(struct hapi_loader *l)
     free(l->plans);
 }
 
+bool suffix_checks(const struct hapi_loader *l)
+{
+    return l->o.checksum && l->pushdown && !l->direct;
+}
+
+/* The whole part: its checksum goes through all its samples, those that were not delivered left out. */
+static int part_convert(const struct chunk *c, uint8_t *to)
+{
+    const struct request *r = c->request;
+    const struct hapi_loader *l = r->node->l;
+    const uint8_t *from = r->slot + c->first * l->wire_row;
+    uint32_t crc = 0;
+    int rc = 0;
+
+    if (!l->o.checksum)
+        return hapi_convert(to, HAPI_F32, from, l->wire, c->count * l->width);
+    for (uint32_t i = 0, n; i < c->count && !rc; i += n) {
+        for (n = 1; i + n < c->count && !r->images[c->first + i + n].status; n++)
+            continue;
+        if (r->images[c->first + i].status)
+            n = 1;
+        else
+            rc = hapi_convert_crc32c(to + i * l->row_bytes, HAPI_F32, from + i * l->wire_row, l->wire,
+                                     n * l->width, HAPI_CRC_SRC, &crc);
+    }
+    return rc ? rc : crc == c->crc32c ? 0 : HAPI_ECORRUPT;
+}
+
 static void chunk_run(struct hapi_job *job, int worker)
 {
     struct chunk *c = (struct chunk *)job;
     struct request *r = c->request;
     struct hapi_loader *l = r->node->l;
     uint8_t *to = r->batch->features + (r->at + c->first) * l->row_bytes;
-    void *const out[1] = {to};
+    void *const rows[1] = {to};
+    struct hapi_stage_out out = {.out = rows, .rows = c->count, .dtype = HAPI_F32};
     int64_t ns[HAPI_STAGE_TIMES];
 
     if (!l->pushdown)
-        c->status = hapi_stage_images(l->stages[worker], l->plans[worker], &l->transform, c->images, c->count,
-                                      out, c->count, HAPI_F32, ns, NULL);
+        c->status = hapi_stage_images(l->stages[worker], l->plans[worker], &l->transform,
+                                      r->images + c->first, c->count, &out, ns, NULL);
     else
-        c->status =
-            hapi_convert(to, HAPI_F32, r->slot + c->first * l->wire_row, l->wire, c->count * l->width);
+        c->status = part_convert(c, to);
+}
+
+/* What came is not what was sent: none of its samples counts, and the node is asked anew. */
+static void chunk_corrupt(struct request *r)
+{
+    if (r->lost)
+        return;
+    r->lost = r->terminal; /* else the loss of the connection makes it so */
+    node_break(r->node, HAPI_ECORRUPT, "the checksum of a micro-batch differs");
 }
 
 static void chunk_done(struct hapi_job *job)
@@ -64,42 +101,52 @@ static void chunk_done(struct hapi_job *job)
     struct hapi_loader *l = r->node->l;
 
     r->jobs--;
-    if (c->status) {
+    if (c->status == HAPI_ECORRUPT && suffix_checks(l)) {
+        chunk_corrupt(r);
+    } else if (c->status) {
         struct hapi_err err = {0};
         hapi_err_set(&err, c->status, 0, "this tier cannot compute the features: %s",
                      hapi_err_meaning(c->status));
         loader_fail(l, &err);
     } else {
-        fetch_samples_done(r, c->first, c->count, c->images);
+        fetch_samples_done(r, c->first, c->count, r->images + c->first);
     }
     fetch_request_settle(r);
 }
 
+static void chunk_submit(struct request *r, uint32_t first, uint32_t count)
+{
+    struct chunk *c = &r->chunks[first];
+
+    *c = (struct chunk){
+        .job = {chunk_run, chunk_done},
+        .request = r,
+        .first = first,
+        .count = count,
+        .crc32c = r->record->crc32c,
+    };
+    r->jobs++;
+    int rc = hapi_pool_submit(r->node->l->pool, &c->job);
+    if (rc) { /* cannot be: the queues are as deep as all requests have chunks */
+        c->status = rc;
+        chunk_done(&c->job);
+    }
+}
+
 void suffix_submit(struct request *r, uint32_t first, uint32_t count)
 {
-    struct hapi_loader *l = r->node->l;
+    uint32_t most = suffix_checks(r->node->l) ? count : CHUNK_SAMPLES;
 
+    for (uint32_t i = 0; i < count; i++) {
+        const struct hapi_record_sample *s = &r->record->samples[i];
+        r->images[first + i] = (struct hapi_image){
+            .data = r->slot + s->offset,
+            .bytes = s->bytes,
+            .status = s->status,
+        };
+    }
     for (uint32_t at = 0, n; at < count; at += n) {
-        struct chunk *c = &r->chunks[first + at];
-        n = count - at < CHUNK_SAMPLES ? count - at : CHUNK_SAMPLES;
-        c->job = (struct hapi_job){chunk_run, chunk_done};
-        c->request = r;
-        c->first = first + at;
-        c->count = n;
-        c->status = 0;
-        for (uint32_t i = 0; i < n; i++) {
-            const struct hapi_record_sample *s = &r->record->samples[at + i];
-            c->images[i] = (struct hapi_image){
-                .data = r->slot + s->offset,
-                .bytes = s->bytes,
-                .status = s->status,
-            };
-        }
-        r->jobs++;
-        int rc = hapi_pool_submit(l->pool, &c->job);
-        if (rc) { /* cannot be: the queues are as deep as all requests have chunks */
-            c->status = rc;
-            chunk_done(&c->job);
-        }
+        n = count - at < most ? count - at : most;
+        chunk_submit(r, first + at, n);
     }
 }

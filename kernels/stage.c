@@ -99,9 +99,44 @@ static int input_check(const struct hapi_plan *plan, const struct hapi_transform
     return 0;
 }
 
+/* Samples from i on that were decoded, or were not, like sample i. */
+static int64_t run_of(const struct hapi_image *images, int64_t i, int64_t n)
+{
+    int64_t k = i + 1;
+
+    while (k < n && !images[k].status == !images[i].status)
+        k++;
+    return k - i;
+}
+
+/* One output to the caller's dtype and place, and its checksum; a sample that is not delivered has none. */
+static int output_finish(const struct hapi_stage_out *o, size_t output, const void *from, size_t row,
+                         const struct hapi_image *images, int64_t n)
+{
+    size_t size = hapi_dtype_size(o->dtype);
+    uint8_t *to = o->out[output];
+    int rc = 0;
+
+    if (!o->crc32c)
+        return from == to ? 0 : hapi_convert(to, o->dtype, from, HAPI_F32, row * (size_t)n);
+    for (int64_t i = 0, k; i < n && !rc; i += k) {
+        size_t at = row * (size_t)i, count;
+        k = run_of(images, i, n);
+        count = row * (size_t)k;
+        if (images[i].status)
+            continue;
+        if (from == to)
+            *o->crc32c = hapi_crc32c(*o->crc32c, to + at * size, count * size);
+        else
+            rc = hapi_convert_crc32c(to + at * size, o->dtype, (const float *)from + at, HAPI_F32, count,
+                                     HAPI_CRC_DST, o->crc32c);
+    }
+    return rc;
+}
+
 int hapi_stage_images(struct hapi_stage *s, struct hapi_plan *plan, const struct hapi_transform *t,
-                      struct hapi_image *images, int64_t n, void *const *out, int64_t out_rows,
-                      enum hapi_dtype out_dtype, int64_t ns[HAPI_STAGE_TIMES], struct hapi_err *err)
+                      struct hapi_image *images, int64_t n, const struct hapi_stage_out *o,
+                      int64_t ns[HAPI_STAGE_TIMES], struct hapi_err *err)
 {
     struct buffers b;
     size_t image = 0;
@@ -120,12 +155,13 @@ int hapi_stage_images(struct hapi_stage *s, struct hapi_plan *plan, const struct
             memset(to, 0, image * 4);
     }
     int64_t t1 = hapi_clock_ns();
-    bool direct = out_dtype == HAPI_F32 && out_rows >= batch;
+    bool direct = o->dtype == HAPI_F32 && o->rows >= batch;
+    void *const *made = direct ? o->out : b.out;
     const void *in = b.input;
-    rc = hapi_plan_run(plan, b.arena, &in, direct ? out : b.out, err);
+    rc = hapi_plan_run(plan, b.arena, &in, made, err);
     int64_t t2 = hapi_clock_ns();
-    for (size_t i = 0; !rc && !direct && i < b.n_out; i++)
-        rc = hapi_convert(out[i], out_dtype, b.out[i], HAPI_F32, b.row[i] * (size_t)n);
+    for (size_t i = 0; !rc && i < b.n_out; i++)
+        rc = output_finish(o, i, made[i], b.row[i], images, n);
     ns[HAPI_STAGE_DECODE] = t1 - t0;
     ns[HAPI_STAGE_COMPUTE] = t2 - t1;
     ns[HAPI_STAGE_CONVERT] = hapi_clock_ns() - t2;

@@ -1,6 +1,6 @@
 /*
  * What one compute thread does to one micro-batch, on either tier: decode images into a plan's input, run
- * the plan, bring the result to the wire's dtype. It owns the thread's decoder and buffers.
+ * the plan, bring the result to the wire's dtype and check it. It owns the thread's decoder and buffers.
  *
  * Lifetime: made before its thread starts, used by that thread only. Buffers grow when a larger plan than
  * any before arrives, never in the steady state.
@@ -23,13 +23,23 @@ enum { HAPI_STAGE_DECODE, HAPI_STAGE_COMPUTE, HAPI_STAGE_CONVERT, HAPI_STAGE_TIM
 int hapi_stage_new(struct hapi_stage **out, struct hapi_err *err);
 void hapi_stage_free(struct hapi_stage *s);
 
-/* n <= the plan's batch. out[i] receives n dense samples of output i in out_dtype (f32, f16 or bf16); with
- * out_dtype f32 and out_rows >= the plan's batch the plan writes there itself, else through a buffer of the
- * stage. A sample that cannot be decoded gets its status and undefined features; the others are not
- * affected. ns receives the time of each step. Errors: of the plan, HAPI_EINVAL when the plan's input is not
- * one (N,3,H,W) tensor of the transform's size, HAPI_ENOMEM. */
+/* Where the outputs of a run go: out[i] receives n dense samples of output i in `dtype` (f32, f16 or bf16).
+ * With f32 and room for at least the plan's batch of `rows` the plan writes there itself, else it writes to a
+ * buffer of the stage, from where the samples are brought to out[i] in one pass. */
+struct hapi_stage_out {
+    void *const *out;
+    int64_t rows;
+    enum hapi_dtype dtype;
+    uint32_t *crc32c; /* NULL, or goes on over the samples with status 0, output by output, as out[] holds
+                         them: in the pass that converts them where there is one */
+};
+
+/* n <= the plan's batch. A sample that cannot be decoded gets its status and undefined features; the others
+ * are not affected. ns receives the time of each step (the checksum's is part of the conversion's). Errors:
+ * of the plan, HAPI_EINVAL when the plan's input is not one (N,3,H,W) tensor of the transform's size,
+ * HAPI_ENOMEM. */
 int hapi_stage_images(struct hapi_stage *s, struct hapi_plan *plan, const struct hapi_transform *t,
-                      struct hapi_image *images, int64_t n, void *const *out, int64_t out_rows,
-                      enum hapi_dtype out_dtype, int64_t ns[HAPI_STAGE_TIMES], struct hapi_err *err);
+                      struct hapi_image *images, int64_t n, const struct hapi_stage_out *o,
+                      int64_t ns[HAPI_STAGE_TIMES], struct hapi_err *err);
 
 #endif
