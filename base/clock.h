@@ -7,6 +7,7 @@
 
 #define HAPI_NS_PER_S 1000000000LL
 #define HAPI_NS_PER_MS 1000000LL
+#define HAPI_NS_PER_US 1000LL
 
 static inline int64_t hapi_clock_ns(void)
 {

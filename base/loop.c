@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <liburing.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +32,9 @@ struct hapi_loop {
     const unsigned char *slab;
     size_t slab_size;
     int n_pieces;
-    struct hapi_timer *timers; /* by deadline */
+    struct hapi_timer *timers;                 /* by deadline */
+    struct hapi_poller *pollers, *next_poller; /* next_poller: where a round over them goes on */
+    int64_t active_ns, busy_ns;                /* when one last had something; the longest of theirs */
     struct hapi_watch_slot *free_slots;
     unsigned live_slots; /* slots the kernel still refers to */
     int wake_fd;
@@ -73,7 +76,7 @@ int hapi_loop_open(struct hapi_loop **out, unsigned entries, struct hapi_err *er
     /* The flags matter for speed only: kernels before 6.1 refuse them. */
     struct io_uring_params best = {
         .flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SINGLE_ISSUER |
-                 IORING_SETUP_DEFER_TASKRUN,
+                 IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
         .cq_entries = entries * 4,
     };
     struct io_uring_params plain = {.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
@@ -318,6 +321,84 @@ void hapi_loop_stop(struct hapi_loop *l)
     hapi_loop_wake(l);
 }
 
+/* ------------------------------------------------------------------ pollers */
+
+void hapi_loop_poller_add(struct hapi_loop *l, struct hapi_poller *p)
+{
+    p->loop = l;
+    p->next = l->pollers;
+    l->pollers = p;
+    l->busy_ns = p->busy_ns > l->busy_ns ? p->busy_ns : l->busy_ns;
+}
+
+void hapi_loop_poller_remove(struct hapi_poller *p)
+{
+    struct hapi_loop *l = p->loop;
+
+    if (!l)
+        return;
+    if (l->next_poller == p)
+        l->next_poller = p->next;
+    for (struct hapi_poller **at = &l->pollers; *at; at = &(*at)->next)
+        if (*at == p) {
+            *at = p->next;
+            break;
+        }
+    p->loop = NULL;
+    l->busy_ns = 0;
+    for (struct hapi_poller *q = l->pollers; q; q = q->next)
+        l->busy_ns = q->busy_ns > l->busy_ns ? q->busy_ns : l->busy_ns;
+}
+
+void hapi_loop_poller_ready(struct hapi_poller *p)
+{
+    struct hapi_loop *l = p->loop;
+
+    if (p->poll(p) && l->busy_ns)
+        l->active_ns = hapi_clock_ns();
+}
+
+/* One round over all of them; each may remove itself and others. */
+static bool pollers_round(struct hapi_loop *l, bool arm)
+{
+    bool found = false;
+
+    l->next_poller = l->pollers;
+    while (l->next_poller) {
+        struct hapi_poller *p = l->next_poller;
+        l->next_poller = p->next;
+        found |= arm ? p->arm(p) : p->poll(p);
+    }
+    if (found && l->busy_ns)
+        l->active_ns = hapi_clock_ns();
+    return found;
+}
+
+static bool ring_has_something(struct hapi_loop *l)
+{
+    return io_uring_cq_ready(&l->ring) ||
+           IO_URING_READ_ONCE(*l->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
+/* Whether something was done: then there is no sleeping. Other threads have the processor in between. */
+static bool pollers_busy(struct hapi_loop *l, int64_t timeout_ns)
+{
+    int64_t now = hapi_clock_ns(), until = l->active_ns + l->busy_ns;
+
+    if (timeout_ns > 0 && now + timeout_ns < until)
+        until = now + timeout_ns;
+    if (l->timers && l->timers->deadline_ns < until)
+        until = l->timers->deadline_ns;
+    if (now < until && io_uring_sq_ready(&l->ring))
+        io_uring_submit(&l->ring);
+    for (; now < until; now = hapi_clock_ns()) {
+        if (pollers_round(l, false) || ring_has_something(l))
+            return true;
+        sched_yield();
+    }
+    return false;
+}
+
 /* ------------------------------------------------------------------ running */
 
 static void dispatch(struct hapi_loop *l, uint64_t data, int res, uint32_t flags)
@@ -373,8 +454,10 @@ static int wait_for(struct hapi_loop *l, int64_t timeout_ns)
 int hapi_loop_run_once(struct hapi_loop *l, int64_t timeout_ns, struct hapi_err *err)
 {
     struct io_uring_cqe *cqe;
-    int rc = wait_for(l, timeout_ns);
 
+    if (timeout_ns && l->pollers && ((l->busy_ns && pollers_busy(l, timeout_ns)) || pollers_round(l, true)))
+        timeout_ns = 0;
+    int rc = wait_for(l, timeout_ns);
     if (rc < 0)
         return hapi_err_errno(err, -rc, "io_uring_enter failed");
     for (int n = 0; n < DISPATCH_MAX && io_uring_peek_cqe(&l->ring, &cqe) == 0 && cqe; n++) {

@@ -47,6 +47,18 @@ struct hapi_timer {
     bool set;
 };
 
+/* A queue that can be looked at without a system call, such as a completion queue. While something came of
+ * any poller within the last busy_ns, the loop does not sleep but looks at all of them, yielding the
+ * processor in between; before it sleeps it arms them. */
+struct hapi_poller {
+    bool (*poll)(struct hapi_poller *p); /* takes what there is: whether there was something */
+    bool (*arm)(struct hapi_poller *p);  /* asks for an event of its fd, then polls once more, as poll() */
+    int64_t busy_ns;                     /* 0: sleep as soon as nothing is left */
+    /* private to the loop */
+    struct hapi_loop *loop;
+    struct hapi_poller *next;
+};
+
 /* `entries`: submission slots (a power of two, 64..4096). Errors: HAPI_EUNSUPPORTED when io_uring is
  * forbidden or too old (the text says which sysctl or kernel), HAPI_ENOMEM, HAPI_ESYS. */
 int hapi_loop_open(struct hapi_loop **out, unsigned entries, struct hapi_err *err);
@@ -74,6 +86,13 @@ int hapi_loop_buffer_index(const struct hapi_loop *loop, const void *p, size_t n
 int hapi_loop_watch(struct hapi_loop *loop, struct hapi_watch *w);
 void hapi_loop_watch_events(struct hapi_watch *w, uint32_t events);
 void hapi_loop_unwatch(struct hapi_watch *w);
+
+/* p->poll, p->arm and p->busy_ns are set by the caller. Removing one that is not there does nothing; neither
+ * function is called after it. */
+void hapi_loop_poller_add(struct hapi_loop *loop, struct hapi_poller *p);
+void hapi_loop_poller_remove(struct hapi_poller *p);
+/* Its fd has an event: polls it now. */
+void hapi_loop_poller_ready(struct hapi_poller *p);
 
 /* t->fire is set by the caller. Setting a set timer moves it. */
 void hapi_loop_timer_set(struct hapi_loop *loop, struct hapi_timer *t, int64_t deadline_ns);

@@ -15,6 +15,7 @@
 #define LINGER_REFUSED_NS (200 * HAPI_NS_PER_MS)
 
 static void timer_fired(struct hapi_timer *t);
+static void again_fired(struct hapi_timer *t);
 
 int hapi_control_hello_set(struct hapi_control_limits *lim, const struct hapi_hello *hello,
                            struct hapi_err *err)
@@ -65,6 +66,7 @@ struct hapi_control *hapi_control_new(struct hapi_loop *loop, const struct hapi_
     c->stream.fd = -1;
     c->watch.ready = hapi_control_ready;
     c->timer.fire = timer_fired;
+    c->again.fire = again_fired;
     c->rx = c->small_rx;
     c->rx_size = sizeof c->small_rx;
     c->tx = (struct control_ring){.p = c->small_tx, .size = sizeof c->small_tx};
@@ -78,6 +80,7 @@ static void release(struct hapi_control *c)
     hapi_lookup_cancel(c->lookup);
     c->lookup = NULL;
     hapi_loop_unwatch(&c->watch);
+    hapi_loop_timer_clear(c->loop, &c->again);
     hapi_stream_close(&c->stream);
     hapi_tls_fini(&c->tls);
 }
@@ -167,7 +170,8 @@ static void open_tick(struct hapi_control *c)
             return;
         if (now - c->last_rx >= c->lim.silence_ns) {
             struct hapi_err why;
-            hapi_err_set(&why, HAPI_ETIMEDOUT, 0, "%s: nothing was heard for %.1f s", c->peer,
+            hapi_err_set(&why, HAPI_ETIMEDOUT, 0, "%s: %s for %.1f s", c->peer,
+                         c->stalled ? "it has not read our answers" : "nothing was heard",
                          (double)(now - c->last_rx) * 1e-9);
             hapi_control_fail(c, &why);
             return;
@@ -254,6 +258,17 @@ static void handshake(struct hapi_control *c)
         say_hello(c); /* a node answers a good hello with its own, a bad one with an error */
 }
 
+/* An IPv4 peer of a dual-stack listener came to an IPv4 address: it is told that one for its data. */
+static void local_name(struct hapi_control *c, union hapi_sockaddr *a)
+{
+    if (a->sa.sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&a->in6.sin6_addr)) {
+        union hapi_sockaddr v4 = {.in = {.sin_family = AF_INET}};
+        memcpy(&v4.in.sin_addr, &a->in6.sin6_addr.s6_addr[12], sizeof v4.in.sin_addr);
+        *a = v4;
+    }
+    hapi_sockaddr_host(a, c->local);
+}
+
 int hapi_control_started(struct hapi_control *c, const struct hapi_tls *tls, struct hapi_err *err)
 {
     union hapi_sockaddr a;
@@ -265,7 +280,7 @@ int hapi_control_started(struct hapi_control *c, const struct hapi_tls *tls, str
         hapi_sockaddr_text(&a, c->peer);
     n = sizeof a;
     if (getsockname(c->stream.fd, &a.sa, &n) == 0)
-        hapi_sockaddr_host(&a, c->local);
+        local_name(c, &a);
     int rc = hapi_stream_start(&c->stream, tls, c->server, err);
     if (rc)
         return rc;
@@ -461,6 +476,12 @@ void hapi_control_ready(struct hapi_watch *w, uint32_t revents)
     }
     c->in_ready = false;
     hapi_control_events(c);
+}
+
+static void again_fired(struct hapi_timer *t)
+{
+    hapi_control_ready(&((struct hapi_control *)((char *)t - offsetof(struct hapi_control, again)))->watch,
+                       0);
 }
 
 int hapi_control_send(struct hapi_control *c, enum hapi_message type, const void *body, size_t n)

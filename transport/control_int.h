@@ -51,6 +51,7 @@ struct control_ring {
 struct hapi_control {
     struct hapi_watch watch; /* first: a watch is its connection */
     struct hapi_timer timer;
+    struct hapi_timer again; /* more than one turn's messages are there */
     struct hapi_loop *loop;
     struct hapi_control_listener *listener; /* NULL: outgoing, or the listener is gone */
     struct hapi_control *prev, *next;       /* in the listener's list of pending or open ones */
@@ -58,6 +59,7 @@ struct hapi_control {
     void *user, *listener_user;
     enum control_state state;
     bool server, opened, in_ready, drain_due, tx_broken;
+    bool stalled; /* what we sent is not read: nothing more is taken until it is */
     struct hapi_stream stream;
     struct hapi_tls tls; /* outgoing: our own context */
     struct hapi_lookup *lookup;

@@ -7,7 +7,8 @@
 #include "control_int.h"
 #include "wire_fields.h"
 
-enum { READS_MAX = 32 }; /* of one ready(): other connections want their turn */
+/* Of one ready(): other connections want their turn. */
+enum { READS_MAX = 32, READ_BYTES = 64 << 10, FRAMES_MAX = 64 };
 
 /* ---- out ---- */
 
@@ -41,6 +42,30 @@ int hapi_control_queue(struct hapi_control *c, unsigned type, const void *body, 
     return 0;
 }
 
+/* A peer that asks and does not read the answers is not asked for more: else it is answered for nothing. */
+static bool stalls(const struct hapi_control *c)
+{
+    return c->server && c->opened && c->tx.used > c->tx.size / 2;
+}
+
+/* The rest of what there is to do, after the other connections. */
+static void again_later(struct hapi_control *c)
+{
+    hapi_loop_timer_set(c->loop, &c->again, hapi_clock_ns());
+}
+
+static void sent(struct hapi_control *c)
+{
+    c->last_tx = hapi_clock_ns();
+    if (!c->stalled)
+        return;
+    c->last_rx = c->last_tx; /* it reads: it lives */
+    if (!stalls(c)) {
+        c->stalled = false;
+        again_later(c);
+    }
+}
+
 void hapi_control_flush(struct hapi_control *c)
 {
     while (c->tx.used) {
@@ -62,7 +87,7 @@ void hapi_control_flush(struct hapi_control *c)
         }
         c->tx.head = (c->tx.head + put) % c->tx.size;
         c->tx.used -= put;
-        c->last_tx = hapi_clock_ns();
+        sent(c);
     }
     c->tx.head = 0;
 }
@@ -125,8 +150,8 @@ static void bad_header(struct hapi_control *c, uint32_t length)
     hapi_control_refuse(c, HAPI_EPROTO, text);
 }
 
-/* Takes whole frames out of rx. */
-static void parse(struct hapi_control *c)
+/* Takes whole frames out of rx, *turn at most. False: some are left for later. */
+static bool parse(struct hapi_control *c, int *turn)
 {
     while (c->state == CONTROL_OPEN || c->state == CONTROL_HELLO) {
         size_t left = c->rx_used - c->rx_at, max = c->opened ? HAPI_FRAME_MAX : HELLO_MAX;
@@ -136,11 +161,18 @@ static void parse(struct hapi_control *c)
         uint32_t length = hapi_get32(p);
         if (length < 4 || length - 4 > max || hapi_get16(p + 6)) {
             bad_header(c, length);
-            return;
+            return true;
         }
         size_t body = length - 4;
         if (left - FRAME_HEADER < body)
             break;
+        c->stalled = stalls(c);
+        if (c->stalled)
+            return false;
+        if (--*turn < 0) {
+            again_later(c);
+            return false;
+        }
         c->rx_at += FRAME_HEADER + body;
         frame_came(c, hapi_get16(p + 4), p + FRAME_HEADER, body);
     }
@@ -149,6 +181,7 @@ static void parse(struct hapi_control *c)
         c->rx_used -= c->rx_at;
         c->rx_at = 0;
     }
+    return true;
 }
 
 static void read_ended(struct hapi_control *c, struct hapi_err *err)
@@ -181,14 +214,24 @@ static void read_and_drop(struct hapi_control *c)
 
 void hapi_control_read(struct hapi_control *c)
 {
-    for (int i = 0; i < READS_MAX || hapi_stream_pending(&c->stream); i++) {
+    int turn = FRAMES_MAX;
+
+    for (int i = 0;; i++) {
         struct hapi_err err;
-        size_t got;
+        size_t got, room;
         if (c->state == CONTROL_FLUSHING || c->state == CONTROL_LINGERING)
             read_and_drop(c);
-        if (c->state != CONTROL_HELLO && c->state != CONTROL_OPEN)
+        if ((c->state != CONTROL_HELLO && c->state != CONTROL_OPEN) || !parse(c, &turn))
             return;
-        int rc = hapi_stream_read(&c->stream, c->rx + c->rx_used, c->rx_size - c->rx_used, &got, &err);
+        if (c->state != CONTROL_HELLO && c->state != CONTROL_OPEN)
+            continue;
+        if (i == READS_MAX) { /* some may lie in OpenSSL, where poll does not see it */
+            again_later(c);
+            return;
+        }
+        room = c->rx_size - c->rx_used;
+        int rc = hapi_stream_read(&c->stream, c->rx + c->rx_used, room < READ_BYTES ? room : READ_BYTES, &got,
+                                  &err);
         if (rc == HAPI_STREAM_AGAIN)
             return;
         if (rc) {
@@ -197,7 +240,6 @@ void hapi_control_read(struct hapi_control *c)
         }
         c->last_rx = hapi_clock_ns();
         c->rx_used += got;
-        parse(c);
     }
 }
 
@@ -208,5 +250,6 @@ void hapi_control_events(struct hapi_control *c)
 
     if (c->state == CONTROL_CLOSED || c->in_ready || c->state == CONTROL_RESOLVING)
         return;
-    hapi_loop_watch_events(&c->watch, (c->state == CONTROL_CONNECTING ? 0 : POLLIN) | (out ? POLLOUT : 0u));
+    bool in = c->state != CONTROL_CONNECTING && !(c->state == CONTROL_OPEN && c->stalled);
+    hapi_loop_watch_events(&c->watch, (in ? POLLIN : 0u) | (out ? POLLOUT : 0u));
 }

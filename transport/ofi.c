@@ -11,9 +11,14 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "clock.h"
 #include "ofi_int.h"
 
 enum { CQ_BATCH = 16 };
+
+/* The context of a work request: its number plus one, for NULL means an operation of the peer's. */
+#define CONTEXT_OF(number) ((void *)(uintptr_t)((number) + 1))
+#define NUMBER_OF(context) ((uint64_t)(uintptr_t)(context)-1)
 
 #define CONN_OF(w, member) ((struct ofi_conn *)((char *)(w)-offsetof(struct ofi_conn, member)))
 
@@ -42,6 +47,7 @@ int hapi_ofi_info(struct fi_info **out, const char *host, uint16_t port, uint64_
     hints->domain_attr->cq_data_size = 4;
     /* A write with data is seen after the writes before it. */
     hints->tx_attr->msg_order = FI_ORDER_WAW | FI_ORDER_SAW;
+    hints->tx_attr->comp_order = FI_ORDER_STRICT; /* a completion stands for all before it */
     hints->rx_attr->msg_order = FI_ORDER_WAW | FI_ORDER_SAW;
     snprintf(service, sizeof service, "%u", port);
     int rc = fi_getinfo(FI_VERSION(1, 15), host, host ? service : NULL, flags, hints, out);
@@ -136,7 +142,7 @@ static void completed(struct ofi_conn *c, const struct fi_cq_data_entry *e)
         if (b->state != HAPI_CONN_CLOSED && post_recv(c, buf))
             hapi_conn_failf(b, HAPI_ETRANSPORT, 0, "libfabric: cannot post a receive");
     } else if (e->op_context) {
-        hapi_conn_done(b, e->op_context, 0);
+        hapi_conn_done(b, NUMBER_OF(e->op_context), 0);
     }
 }
 
@@ -151,62 +157,77 @@ static void cq_failed(struct ofi_conn *c)
     snprintf(text, sizeof text, "%s", fi_strerror(e.err));
     /* A flushed operation is what the end of the connection looks like; its cause comes as an event. */
     if (!(e.flags & FI_RECV) && e.op_context)
-        hapi_conn_done(b, e.op_context, e.err == FI_ECANCELED ? HAPI_ECANCELED : HAPI_ETRANSPORT);
+        hapi_conn_done(b, NUMBER_OF(e.op_context), e.err == FI_ECANCELED ? HAPI_ECANCELED : HAPI_ETRANSPORT);
     if (b->state != HAPI_CONN_CLOSED)
         hapi_conn_failf(b, e.err == FI_ECANCELED ? HAPI_ECLOSED : HAPI_ETRANSPORT, e.err,
                         e.err == FI_ECANCELED ? "the peer closed the data connection" : "data connection: %s",
                         text);
 }
 
-/* Takes all there is; false when the connection has ended meanwhile. */
+/* Takes all there is; whether there was something, the end of the connection included. */
 static bool take_completions(struct ofi_conn *c)
 {
     struct fi_cq_data_entry e[CQ_BATCH];
+    bool found = false;
 
     while (c->base.state != HAPI_CONN_CLOSED) {
         ssize_t n = fi_cq_read(c->cq, e, CQ_BATCH);
         if (n == -FI_EAGAIN)
-            return true;
-        if (n == -FI_EAVAIL) {
+            return found;
+        found = true;
+        if (n == -FI_EAVAIL)
             cq_failed(c);
-            continue;
-        }
-        if (n < 0) {
+        else if (n < 0)
             hapi_conn_failf(&c->base, HAPI_ETRANSPORT, (long)-n, "libfabric: completion queue: %s",
                             fi_strerror((int)-n));
-            return false;
-        }
         for (ssize_t i = 0; i < n && c->base.state != HAPI_CONN_CLOSED; i++)
             completed(c, &e[i]);
     }
-    return false;
+    return true;
 }
 
-/* Event queues are drained by their own watches: take_events() says whether it is worth to go on. */
 static bool take_events(struct ofi_conn *c);
 
-/* Reads until libfabric agrees that its descriptors may be slept on. */
-static void progress(struct ofi_conn *c)
+static struct ofi_conn *conn_of(struct hapi_poller *p)
 {
-    struct ofi_fabric *f = (struct ofi_fabric *)c->base.fabric;
-    struct fid *fids[2] = {&c->cq->fid, &c->eq->fid};
+    return CONN_OF(p, poller);
+}
 
-    do {
-        if (!take_completions(c) || !take_events(c))
-            return;
-    } while (fi_trywait(f->fid, fids, 2) == -FI_EAGAIN);
+static bool conn_poll(struct hapi_poller *p)
+{
+    bool found = take_completions(conn_of(p));
+
+    return take_events(conn_of(p)) || found;
+}
+
+/* Reads until libfabric agrees that its descriptors may be slept on. */
+static bool conn_arm(struct hapi_poller *p)
+{
+    struct ofi_conn *c = conn_of(p);
+    struct ofi_fabric *f = (struct ofi_fabric *)c->base.fabric;
+    bool found = false;
+
+    while (c->base.state != HAPI_CONN_CLOSED && !c->may_sleep) {
+        struct fid *fids[2] = {&c->cq->fid, &c->eq->fid};
+        c->may_sleep = fi_trywait(f->fid, fids, 2) != -FI_EAGAIN;
+        if (!c->may_sleep)
+            found |= conn_poll(p);
+    }
+    return found;
 }
 
 static void cq_ready(struct hapi_watch *w, uint32_t revents)
 {
     (void)revents;
-    progress(CONN_OF(w, cq_watch));
+    CONN_OF(w, cq_watch)->may_sleep = false;
+    hapi_loop_poller_ready(&CONN_OF(w, cq_watch)->poller);
 }
 
 static void eq_ready(struct hapi_watch *w, uint32_t revents)
 {
     (void)revents;
-    progress(CONN_OF(w, eq_watch));
+    CONN_OF(w, eq_watch)->may_sleep = false;
+    hapi_loop_poller_ready(&CONN_OF(w, eq_watch)->poller);
 }
 
 /* ---- events of a connection ---- */
@@ -227,12 +248,14 @@ static void eq_failed(struct ofi_conn *c)
 static bool take_events(struct ofi_conn *c)
 {
     _Alignas(struct fi_eq_cm_entry) uint8_t buf[CM_BYTES];
+    bool found = false;
     uint32_t event;
 
     while (c->base.state != HAPI_CONN_CLOSED) {
         ssize_t n = fi_eq_read(c->eq, &event, buf, sizeof buf, 0);
         if (n == -FI_EAGAIN)
-            return true;
+            return found;
+        found = true;
         if (n == -FI_EAVAIL) {
             eq_failed(c);
         } else if (n < 0) {
@@ -242,11 +265,11 @@ static bool take_events(struct ofi_conn *c)
             hapi_conn_opened(&c->base);
         } else if (event == FI_SHUTDOWN) {
             /* What arrived before the end is still to be had. */
-            if (take_completions(c))
-                hapi_conn_failf(&c->base, HAPI_ECLOSED, 0, "the peer closed the data connection");
+            take_completions(c);
+            hapi_conn_failf(&c->base, HAPI_ECLOSED, 0, "the peer closed the data connection");
         }
     }
-    return false;
+    return true;
 }
 
 /* ---- a connection's parts ---- */
@@ -261,6 +284,7 @@ static void ofi_conn_stop(struct hapi_conn *base)
 {
     struct ofi_conn *c = (struct ofi_conn *)base;
 
+    hapi_loop_poller_remove(&c->poller);
     hapi_loop_unwatch(&c->cq_watch);
     hapi_loop_unwatch(&c->eq_watch);
     if (c->ep) {
@@ -333,12 +357,15 @@ int hapi_ofi_endpoint(struct ofi_conn *c, struct fi_info *info, struct hapi_err 
         rc = open_cq(c, err);
     if (rc)
         return rc;
+    c->base.max_write = info->ep_attr->max_msg_size;
     rc = fi_endpoint(c->domain, info, &c->ep, NULL);
     if (rc)
         return hapi_ofi_error(err, rc, "fi_endpoint");
     rc = fi_ep_bind(c->ep, &c->eq->fid, 0);
     if (rc == 0)
-        rc = fi_ep_bind(c->ep, &c->cq->fid, FI_TRANSMIT | FI_RECV);
+        rc = fi_ep_bind(c->ep, &c->cq->fid, FI_TRANSMIT | FI_SELECTIVE_COMPLETION);
+    if (rc == 0)
+        rc = fi_ep_bind(c->ep, &c->cq->fid, FI_RECV);
     if (rc == 0)
         rc = fi_enable(c->ep);
     if (rc)
@@ -357,6 +384,11 @@ int hapi_ofi_watch(struct ofi_conn *c, struct hapi_err *err)
     int rc = hapi_loop_watch(loop, &c->cq_watch);
     if (rc == 0)
         rc = hapi_loop_watch(loop, &c->eq_watch);
+    if (rc == 0) {
+        int64_t busy = c->base.fabric->opt.busy_poll_us * HAPI_NS_PER_US;
+        c->poller = (struct hapi_poller){conn_poll, conn_arm, busy, NULL, NULL};
+        hapi_loop_poller_add(loop, &c->poller);
+    }
     return rc ? hapi_err_set(err, rc, 0, "cannot watch a data connection") : 0;
 }
 
@@ -422,42 +454,42 @@ static int ofi_expose(struct hapi_conn *base, void *p, size_t n, uint64_t *key, 
     return 0;
 }
 
-static int ofi_post(struct hapi_conn *base, const struct hapi_wr *wr, struct hapi_conn_slot *slot)
+static int ofi_post(struct hapi_conn *base, const struct hapi_wr *wr)
 {
     struct ofi_conn *c = (struct ofi_conn *)base;
+    struct iovec local = {(void *)(uintptr_t)wr->local, wr->n};
+    struct fi_rma_iov remote = {wr->remote, wr->n, wr->key};
+    struct fi_msg_rma rma = {.msg_iov = &local,
+                             .iov_count = 1,
+                             .rma_iov = &remote,
+                             .rma_iov_count = 1,
+                             .context = CONTEXT_OF(wr->number),
+                             .data = wr->imm};
+    struct fi_msg msg = {.msg_iov = &local, .iov_count = 1, .context = CONTEXT_OF(wr->number)};
+    uint64_t flags = wr->signaled ? FI_COMPLETION : 0;
     ssize_t rc;
 
-    switch (wr->kind) {
-    case HAPI_WR_WRITE:
-        rc = fi_write(c->ep, wr->local, wr->n, NULL, 0, wr->remote, wr->key, slot);
-        break;
-    case HAPI_WR_WRITE_IMM:
-        rc = fi_writedata(c->ep, wr->local, wr->n, NULL, wr->imm, 0, wr->remote, wr->key, slot);
-        break;
-    default:
-        rc = fi_send(c->ep, wr->local, wr->n, NULL, 0, slot);
-    }
+    if (wr->kind == HAPI_WR_SEND)
+        rc = fi_sendmsg(c->ep, &msg, flags);
+    else
+        rc = fi_writemsg(c->ep, &rma, flags | (wr->kind == HAPI_WR_WRITE_IMM ? FI_REMOTE_CQ_DATA : 0));
     return rc == 0 ? 0 : rc == -FI_EAGAIN ? HAPI_EBUSY : HAPI_ETRANSPORT;
 }
 
-static size_t ofi_max_write(const struct hapi_conn *base)
-{
-    const struct ofi_fabric *f = (const struct ofi_fabric *)base->fabric;
-
-    return f->info->ep_attr->max_msg_size;
-}
+static const struct hapi_conn_ops ofi_conn_ops = {
+    .connect = ofi_connect,
+    .stop = ofi_conn_stop,
+    .free = ofi_conn_free,
+    .expose = ofi_expose,
+    .post = ofi_post,
+};
 
 const struct hapi_fabric_ops hapi_fabric_ofi = {
     .kind = "ofi",
+    .conn = &ofi_conn_ops,
     .probe = ofi_probe,
-    .fabric_open = ofi_fabric_open,
-    .fabric_close = ofi_fabric_close,
+    .open = ofi_fabric_open,
+    .close = ofi_fabric_close,
     .listener_open = hapi_ofi_listener_open,
     .listener_close = hapi_ofi_listener_close,
-    .connect = ofi_connect,
-    .conn_stop = ofi_conn_stop,
-    .conn_free = ofi_conn_free,
-    .expose = ofi_expose,
-    .post = ofi_post,
-    .max_write = ofi_max_write,
 };

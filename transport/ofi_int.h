@@ -32,6 +32,8 @@ struct ofi_listener {
 struct ofi_conn {
     struct hapi_conn base;
     struct hapi_watch cq_watch, eq_watch;
+    struct hapi_poller poller;
+    bool may_sleep; /* libfabric has agreed since the last event of its descriptors */
     struct fid_domain *domain;
     struct fid_eq *eq;
     struct fid_cq *cq;

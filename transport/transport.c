@@ -31,6 +31,55 @@ int hapi_fabric_probe(const char *kind, struct hapi_err *err)
     return ops->probe(err);
 }
 
+static int copy_name(char *to, size_t size, const char *name, const char *what, struct hapi_err *err)
+{
+    if (name && snprintf(to, size, "%s", name) >= (int)size)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "no %s \"%.64s...\"", what, name);
+    return 0;
+}
+
+static int check_path(const struct hapi_fabric_path *p, struct hapi_err *err)
+{
+    if (p->mtu && (p->mtu < 256 || p->mtu > 4096 || p->mtu & (p->mtu - 1)))
+        return hapi_err_set(err, HAPI_EINVAL, 0, "path MTU %u: it is 256, 512, 1024, 2048 or 4096", p->mtu);
+    if (p->gid_index < -1 || p->gid_index > 255 || p->tos < -1 || p->tos > 255 || p->sl < -1 || p->sl > 15)
+        return hapi_err_set(err, HAPI_EINVAL, 0,
+                            "a GID index and a traffic class are 0..255, a service level 0..15");
+    return 0;
+}
+
+static void default_to(uint32_t *v, uint32_t otherwise)
+{
+    *v = *v ? *v : otherwise;
+}
+
+static int take_options(struct hapi_fabric *f, const struct hapi_fabric_options *opt, struct hapi_err *err)
+{
+    struct hapi_fabric_options *o = &f->opt;
+
+    *o = opt ? *opt : (struct hapi_fabric_options){0};
+    f->path = o->path ? *o->path : HAPI_FABRIC_PATH_ANY;
+    int rc = copy_name(f->device, sizeof f->device, o->device, "device", err);
+    if (!rc)
+        rc = copy_name(f->provider, sizeof f->provider, o->provider, "provider", err);
+    if (!rc)
+        rc = check_path(&f->path, err);
+    if (rc)
+        return rc;
+    o->device = o->provider = NULL;
+    o->path = NULL;
+    default_to(&o->max_recv, 16);
+    default_to(&o->max_ops, 256);
+    default_to(&o->max_imm, 1024);
+    o->ack_timeout = o->ack_timeout ? o->ack_timeout : 14;
+    if (o->max_recv > 4096 || o->max_ops > 16384 || o->max_imm > 65536 || o->ack_timeout < 0 ||
+        o->ack_timeout > 31)
+        return hapi_err_set(err, HAPI_EINVAL, 0,
+                            "transport: at most 4096 receives, 16384 operations, 65536 immediates, and an "
+                            "acknowledgement time-out of 1 to 31");
+    return 0;
+}
+
 int hapi_fabric_open(struct hapi_fabric **out, struct hapi_loop *loop, const char *kind,
                      const struct hapi_slab *slab, const struct hapi_fabric_options *opt,
                      struct hapi_err *err)
@@ -40,28 +89,43 @@ int hapi_fabric_open(struct hapi_fabric **out, struct hapi_loop *loop, const cha
 
     if (rc || !proto.ops)
         return rc;
-    if (opt)
-        proto.opt = *opt;
-    if (proto.opt.device &&
-        snprintf(proto.device, sizeof proto.device, "%s", proto.opt.device) >= (int)sizeof proto.device)
-        return hapi_err_set(err, HAPI_EINVAL, 0, "no device \"%.64s...\"", proto.opt.device);
-    proto.opt.device = NULL; /* `device` is our copy */
-    proto.opt.max_recv = proto.opt.max_recv ? proto.opt.max_recv : 16;
-    proto.opt.max_ops = proto.opt.max_ops ? proto.opt.max_ops : 256;
-    proto.opt.max_imm = proto.opt.max_imm ? proto.opt.max_imm : 1024;
-    proto.opt.ack_timeout = proto.opt.ack_timeout ? proto.opt.ack_timeout : 14;
-    if (proto.opt.max_recv > 4096 || proto.opt.max_ops > 16384 || proto.opt.max_imm > 65536 ||
-        proto.opt.ack_timeout < 0 || proto.opt.ack_timeout > 31)
-        return hapi_err_set(err, HAPI_EINVAL, 0,
-                            "transport: at most 4096 receives, 16384 operations, 65536 immediates, and an "
-                            "acknowledgement time-out of 1 to 31");
-    return proto.ops->fabric_open(out, &proto, err);
+    rc = take_options(&proto, opt, err);
+    return rc ? rc : proto.ops->open(out, &proto, err);
+}
+
+int hapi_fabric_data_host(const struct hapi_fabric *f, const char *host, char out[HAPI_NAME_MAX + 1],
+                          struct hapi_err *err)
+{
+    if (f->ops->data_host)
+        return f->ops->data_host(f, host, out, err);
+    if (snprintf(out, HAPI_NAME_MAX + 1, "%s", host) > HAPI_NAME_MAX)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "no address of that length");
+    return 0;
+}
+
+int hapi_fabric_add_dmabuf(struct hapi_fabric *f, void *base, size_t n, int fd, uint64_t offset,
+                           struct hapi_err *err)
+{
+    struct hapi_dmabuf d = {base, n, fd, offset};
+
+    if (!base || !n)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "no device memory to add");
+    if (f->n_dmabufs == HAPI_DMABUF_MAX)
+        return hapi_err_set(err, HAPI_EBUSY, 0, "at most %d pieces of device memory", HAPI_DMABUF_MAX);
+    if (!f->ops->add_dmabuf)
+        return hapi_err_set(err, HAPI_EUNSUPPORTED, 0,
+                            "transport %s cannot send from device memory: copy it to the host first",
+                            f->ops->kind);
+    int rc = f->ops->add_dmabuf(f, &d, err);
+    if (!rc)
+        f->dmabuf[f->n_dmabufs++] = d;
+    return rc;
 }
 
 void hapi_fabric_close(struct hapi_fabric *f)
 {
     if (f)
-        f->ops->fabric_close(f);
+        f->ops->close(f);
 }
 
 const char *hapi_fabric_kind(const struct hapi_fabric *f)
@@ -90,12 +154,20 @@ void hapi_listener_close(struct hapi_listener *l)
 
 /* ---- a connection's life ---- */
 
+static void complete_next(struct hapi_conn *c, int status)
+{
+    struct hapi_conn_op **at = &c->ops[c->completed++ % c->fabric->opt.max_ops], *op = *at;
+
+    *at = NULL;
+    if (op)
+        op->on_done(c, op, status);
+}
+
 static void cancel_all(struct hapi_conn *c)
 {
-    /* In the order of their slots; on_done may not post any more: the state is CLOSED. */
-    for (uint32_t i = 0; i < c->fabric->opt.max_ops; i++)
-        if (c->slots[i].used)
-            hapi_conn_done(c, &c->slots[i], HAPI_ECANCELED);
+    /* on_done may not post any more: the state is CLOSED. */
+    while (c->completed < c->posted)
+        complete_next(c, HAPI_ECANCELED);
 }
 
 static void timer_fired(struct hapi_timer *t)
@@ -109,20 +181,16 @@ static void timer_fired(struct hapi_timer *t)
     }
     cancel_all(c);
     c->handler.on_close(c, &c->why);
-    free(c->slots);
-    c->fabric->ops->conn_free(c);
+    free(c->ops);
+    c->fabric->ops->conn->free(c);
 }
 
 int hapi_conn_init(struct hapi_conn *c, const struct hapi_conn *proto)
 {
-    uint32_t n = proto->fabric->opt.max_ops;
-
     *c = *proto;
-    c->slots = calloc(n, sizeof *c->slots);
-    if (!c->slots)
+    c->ops = calloc(proto->fabric->opt.max_ops, sizeof *c->ops);
+    if (!c->ops)
         return HAPI_ENOMEM;
-    for (uint32_t i = 0; i < n; i++)
-        c->slots[i].next = i + 1;
     c->timer.fire = timer_fired;
     hapi_loop_timer_set(c->fabric->loop, &c->timer, hapi_clock_ns() + CONNECT_NS);
     return 0;
@@ -131,7 +199,7 @@ int hapi_conn_init(struct hapi_conn *c, const struct hapi_conn *proto)
 void hapi_conn_fini(struct hapi_conn *c)
 {
     hapi_loop_timer_clear(c->fabric->loop, &c->timer);
-    free(c->slots);
+    free(c->ops);
 }
 
 bool hapi_conn_admit(struct hapi_conn *proto, struct hapi_listener *l, const uint8_t *nonce, size_t n)
@@ -158,7 +226,7 @@ void hapi_conn_fail(struct hapi_conn *c, const struct hapi_err *why)
         return;
     c->state = HAPI_CONN_CLOSED;
     c->why = *why;
-    c->fabric->ops->conn_stop(c);
+    c->fabric->ops->conn->stop(c);
     hapi_loop_timer_set(c->fabric->loop, &c->timer, hapi_clock_ns());
 }
 
@@ -179,7 +247,7 @@ int hapi_conn_connect(struct hapi_conn **out, struct hapi_fabric *f, const char 
 {
     struct hapi_conn proto = {.fabric = f, .handler = *handler, .user = user};
 
-    return f->ops->connect(out, &proto, host, port, nonce, err);
+    return f->ops->conn->connect(out, &proto, host, port, nonce, err);
 }
 
 void hapi_conn_close(struct hapi_conn *c)
@@ -195,7 +263,11 @@ void *hapi_conn_user(const struct hapi_conn *c)
 
 struct hapi_conn_stats hapi_conn_stats_get(const struct hapi_conn *c)
 {
-    return c->stats;
+    struct hapi_conn_stats s = c->stats;
+
+    if (c->fabric->ops->conn->rnr)
+        s.rnr = c->fabric->ops->conn->rnr(c);
+    return s;
 }
 
 /* ---- what the back end reports ---- */
@@ -221,18 +293,13 @@ void hapi_conn_imm_came(struct hapi_conn *c, uint32_t imm)
     c->handler.on_imm(c, imm);
 }
 
-void hapi_conn_done(struct hapi_conn *c, struct hapi_conn_slot *slot, int status)
+void hapi_conn_done(struct hapi_conn *c, uint64_t number, int status)
 {
-    struct hapi_conn_op *op = slot->op;
-
-    slot->op = NULL;
-    slot->used = false;
-    slot->next = c->free_slot;
-    c->free_slot = (uint32_t)(slot - c->slots);
-    c->slots_used--;
     c->stats.completions++;
-    if (op)
-        op->on_done(c, op, status);
+    while (c->completed < number && c->completed < c->posted)
+        complete_next(c, 0);
+    if (c->completed == number && number < c->posted)
+        complete_next(c, status);
 }
 
 /* ---- operations ---- */
@@ -247,7 +314,7 @@ int hapi_conn_expose(struct hapi_conn *c, void *base, size_t n, uint64_t *key, u
     if (c->n_exposed == HAPI_EXPOSE_MAX)
         return hapi_err_set(err, HAPI_EBUSY, 0, "at most %d pieces of memory per connection",
                             HAPI_EXPOSE_MAX);
-    int rc = c->fabric->ops->expose(c, base, n, key, remote_base, err);
+    int rc = c->fabric->ops->conn->expose(c, base, n, key, remote_base, err);
     if (rc)
         return rc;
     c->exposed[c->n_exposed].base = base;
@@ -266,7 +333,12 @@ static bool in_slab(const struct hapi_conn *c, const void *p, size_t n)
 {
     const struct hapi_slab *s = c->fabric->slab;
 
-    return s && inside(p, n, s->base, s->size);
+    if (s && inside(p, n, s->base, s->size))
+        return true;
+    for (int i = 0; i < c->fabric->n_dmabufs; i++)
+        if (inside(p, n, c->fabric->dmabuf[i].base, c->fabric->dmabuf[i].n))
+            return true;
+    return false;
 }
 
 static bool sendable(const struct hapi_conn *c, const void *p, size_t n)
@@ -279,39 +351,43 @@ static bool sendable(const struct hapi_conn *c, const void *p, size_t n)
     return false;
 }
 
-static int post(struct hapi_conn *c, const struct hapi_wr *wr, struct hapi_conn_op *op)
+static uint32_t outstanding(const struct hapi_conn *c)
 {
-    struct hapi_conn_slot *s = &c->slots[c->free_slot];
-    uint32_t next = s->next;
+    return (uint32_t)(c->posted - c->completed);
+}
 
-    s->op = op;
-    s->used = true;
-    int rc = c->fabric->ops->post(c, wr, s);
+/* A completion costs more than the write of a small part: only those ask for one that somebody waits for,
+ * and one in a quarter of the queue, so that there is room again. */
+static int post(struct hapi_conn *c, struct hapi_wr *wr, struct hapi_conn_op *op)
+{
+    wr->number = c->posted;
+    wr->signaled = op || c->unsignaled + 1 >= (c->fabric->opt.max_ops + 3) / 4;
+    c->ops[c->posted % c->fabric->opt.max_ops] = op;
+    int rc = c->fabric->ops->conn->post(c, wr);
     if (rc) {
-        s->op = NULL;
-        s->used = false;
+        c->ops[c->posted % c->fabric->opt.max_ops] = NULL;
         return rc;
     }
-    c->free_slot = next;
-    c->slots_used++;
+    c->posted++;
+    c->unsignaled = wr->signaled ? 0 : c->unsignaled + 1;
     return 0;
 }
 
 /* A write, in as many work requests as the device's largest message asks for; the last one counts. */
 static int post_write(struct hapi_conn *c, struct hapi_wr wr, struct hapi_conn_op *op)
 {
-    size_t max = c->fabric->ops->max_write(c), left = wr.n;
-    size_t pieces = left / max + (left % max != 0 || left == 0);
+    size_t max = c->max_write, left = wr.n;
     enum hapi_wr_kind last = wr.kind;
     int rc = 0;
 
     if (c->state != HAPI_CONN_OPEN)
         return HAPI_ECLOSED;
+    size_t pieces = left / max + (left % max != 0 || left == 0);
     if (wr.n && !in_slab(c, wr.local, wr.n))
         return HAPI_EINVAL;
     if (pieces > c->fabric->opt.max_ops)
         return HAPI_ETOOBIG;
-    if (pieces > c->fabric->opt.max_ops - c->slots_used)
+    if (pieces > c->fabric->opt.max_ops - outstanding(c))
         return HAPI_EBUSY;
     for (size_t i = 0; i < pieces && rc == 0; i++) {
         bool end = i + 1 == pieces;
@@ -333,7 +409,7 @@ static int post_write(struct hapi_conn *c, struct hapi_wr wr, struct hapi_conn_o
 int hapi_conn_write(struct hapi_conn *c, const void *local, size_t n, uint64_t remote, uint64_t key,
                     struct hapi_conn_op *op)
 {
-    int rc = post_write(c, (struct hapi_wr){HAPI_WR_WRITE, local, n, remote, key, 0}, op);
+    int rc = post_write(c, (struct hapi_wr){HAPI_WR_WRITE, local, n, remote, key, 0, 0, false}, op);
 
     if (rc == 0) {
         c->stats.writes++;
@@ -345,7 +421,7 @@ int hapi_conn_write(struct hapi_conn *c, const void *local, size_t n, uint64_t r
 int hapi_conn_write_imm(struct hapi_conn *c, const void *local, size_t n, uint64_t remote, uint64_t key,
                         uint32_t imm, struct hapi_conn_op *op)
 {
-    int rc = post_write(c, (struct hapi_wr){HAPI_WR_WRITE_IMM, local, n, remote, key, imm}, op);
+    int rc = post_write(c, (struct hapi_wr){HAPI_WR_WRITE_IMM, local, n, remote, key, imm, 0, false}, op);
 
     if (rc == 0) {
         c->stats.writes++;
@@ -356,7 +432,7 @@ int hapi_conn_write_imm(struct hapi_conn *c, const void *local, size_t n, uint64
 
 int hapi_conn_send(struct hapi_conn *c, const void *msg, size_t n, struct hapi_conn_op *op)
 {
-    struct hapi_wr wr = {HAPI_WR_SEND, msg, n, 0, 0, 0};
+    struct hapi_wr wr = {HAPI_WR_SEND, msg, n, 0, 0, 0, 0, false};
 
     if (c->state != HAPI_CONN_OPEN)
         return HAPI_ECLOSED;
@@ -364,7 +440,7 @@ int hapi_conn_send(struct hapi_conn *c, const void *msg, size_t n, struct hapi_c
         return HAPI_ETOOBIG;
     if (n == 0 || c->server || !sendable(c, msg, n))
         return HAPI_EINVAL;
-    if (c->slots_used == c->fabric->opt.max_ops)
+    if (outstanding(c) == c->fabric->opt.max_ops)
         return HAPI_EBUSY;
     int rc = post(c, &wr, op);
     if (rc == 0)
@@ -382,8 +458,8 @@ int hapi_conn_grant(struct hapi_conn *c, uint32_t parts)
         return HAPI_EINVAL;
     if (parts > c->fabric->opt.max_imm - c->granted)
         return HAPI_EBUSY;
-    if (c->fabric->ops->grant)
-        rc = c->fabric->ops->grant(c, parts);
+    if (c->fabric->ops->conn->grant)
+        rc = c->fabric->ops->conn->grant(c, parts);
     if (rc == 0)
         c->granted += parts;
     return rc;

@@ -39,16 +39,18 @@ struct hapi_fabric_path {
 #define HAPI_FABRIC_PATH_ANY ((struct hapi_fabric_path){-1, -1, -1, 0})
 
 struct hapi_fabric_options {
-    const char *device;   /* verbs: device name; NULL: the one that routes to the peer */
-    const char *provider; /* ofi: "tcp" or "verbs"; NULL: tcp */
+    const char *device;                   /* verbs: device name; NULL: the one that routes to the peer */
+    const char *provider;                 /* ofi: "tcp" or "verbs"; NULL: tcp */
     const struct hapi_fabric_path *path;  /* verbs; NULL: any. Copied */
     const struct hapi_topology *topology; /* verbs: of several devices the nearest is taken; may be NULL */
     uint32_t max_recv; /* receives posted per connection, each HAPI_REQUEST_MAX bytes; 0: 16 (node side) */
     uint32_t max_ops;  /* writes and sends outstanding per connection; 0: 256 */
     uint32_t max_imm;  /* immediates the peer may have outstanding (client side); 0: 1024 */
     int ack_timeout;   /* verbs: local ACK time-out, 4.096 us * 2^n; 0: 14 */
-    uint32_t busy_poll_us; /* look for completions so long after the last one, yielding, before the loop
-                              sleeps; 0: never */
+    bool no_memory_windows; /* verbs: a domain and registration per connection even where the device has
+                               type-2 memory windows */
+    uint32_t busy_poll_us;  /* look for completions so long after the last one, yielding, before the loop
+                               sleeps; 0: never */
 };
 
 /* An operation. The caller keeps it until on_done. status 0 or HAPI_E*; local completion: the memory may be

@@ -1,4 +1,7 @@
-/* Inside of the verbs back end, shared by verbs*.c. */
+/*
+ * Inside of the verbs back end: verbs.c (queue pairs and work), verbs_cm.c (connections), verbs_device.c
+ * (devices, what is registered with them), verbs_select.c (addresses: which device it shall be).
+ */
 #ifndef HAPI_TRANSPORT_VERBS_INT_H
 #define HAPI_TRANSPORT_VERBS_INT_H
 
@@ -8,21 +11,45 @@
 #include "address.h"
 #include "transport_ops.h"
 
-enum { VERBS_DEVICES_MAX = 8 };
+enum { VERBS_NAME_MAX = 64 };
 
-/* A device that the node uses: one protection domain, the slab registered in it with local rights. */
+/* Memory that connections expose, registered once for all of them: local rights and the right to bind windows
+ * to it. Gone with the last window. */
+struct verbs_memory {
+    struct verbs_memory *next;
+    void *base;
+    size_t n;
+    struct ibv_mr *mr;
+    unsigned windows;
+};
+
+/*
+ * A device in use. The context is our own, not librdmacm's, so that its life is ours: the device is closed
+ * when it was removed and the last connection has gone.
+ */
 struct verbs_device {
+    struct verbs_device *next;
+    struct verbs_fabric *fabric;
+    char name[VERBS_NAME_MAX];
     struct ibv_context *context;
-    struct ibv_pd *pd;
-    struct ibv_mr *slab;
+    struct hapi_watch events; /* asynchronous ones */
+    struct ibv_pd *pd;        /* of all connections; on the client, where windows are bound to queue pairs */
+    struct ibv_mr *slab;      /* local rights; NULL: no slab */
+    struct ibv_mr *dmabuf[HAPI_DMABUF_MAX];
+    bool windows; /* type 2B: bound to one queue pair */
+    struct verbs_memory *exposed;
+    unsigned conns;
+    bool removed;
 };
 
 struct verbs_fabric {
     struct hapi_fabric base;
     struct rdma_event_channel *channel; /* of all listeners and connections */
     struct hapi_watch watch;
-    struct verbs_device device[VERBS_DEVICES_MAX];
-    int n_devices;
+    struct hapi_timer check; /* whether the devices are still there */
+    struct verbs_device *devices;
+    struct verbs_conn *conns;
+    struct verbs_listener *listeners;
 };
 
 /* What the context of an rdma_cm_id points to: the first member of both says which it is. */
@@ -31,52 +58,93 @@ enum verbs_owner { VERBS_LISTENER, VERBS_CONN };
 struct verbs_listener {
     enum verbs_owner owner;
     struct hapi_listener base;
-    struct rdma_cm_id *id;
+    struct verbs_listener *next;
+    struct rdma_cm_id *id; /* NULL: its device was removed */
 };
 
 struct verbs_conn {
     struct hapi_conn base; /* first */
     enum verbs_owner owner;
+    struct verbs_conn *next; /* of the fabric, from its queue pair to conn_stop */
     struct hapi_watch watch; /* of the completion channel */
+    struct hapi_poller poller;
     struct rdma_cm_id *id;
-    struct ibv_pd *pd;   /* its own (connecting side), or the device's */
-    struct ibv_mr *slab; /* local rights, in pd */
-    bool own_pd;
+    struct verbs_device *device;
+    struct ibv_pd *pd; /* the device's, or its own */
+    struct ibv_qp *qp;
     struct ibv_comp_channel *channel;
     struct ibv_cq *cq;
+    struct ibv_mr *slab; /* in pd */
+    bool own_pd, armed;
     unsigned unacked; /* completion events */
-    struct ibv_mr *mr[HAPI_EXPOSE_MAX];
+    struct {
+        struct ibv_mr *mr; /* its own, or of `memory` */
+        struct verbs_memory *memory;
+        struct ibv_mw *window;
+    } exposed[HAPI_EXPOSE_MAX];
     uint8_t *recv; /* accepting side: max_recv buffers of HAPI_REQUEST_MAX */
     struct ibv_mr *recv_mr;
-    size_t max_msg;
     uint8_t nonce[HAPI_NONCE_SIZE];
+    enum ibv_mtu mtu; /* agreed on; 0: the path's */
+    uint64_t rnr_before;
 };
 
-/* verbs.c: queues and work */
+/* ---- verbs.c ---- */
 int hapi_verbs_error(struct hapi_err *err, int e, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-/* Registers memory; HAPI_ENOMEM says how much locked memory is needed. */
-int hapi_verbs_register(struct ibv_mr **out, struct ibv_pd *pd, void *p, size_t n, int access,
-                        struct hapi_err *err);
-/* Protection domain, completion queue and queue pair of c->id. What it leaves behind on an error
- * hapi_verbs_conn_stop() takes down. */
+/* Protection domain, completion queue and queue pair of c->id, ready to receive. What it leaves behind on an
+ * error hapi_verbs_conn_stop() takes down. */
 int hapi_verbs_queues(struct verbs_conn *c, struct hapi_err *err);
-/* librdmacm leaves the RNR timer at its longest, 655 ms. After the queue pair is ready to receive. */
-int hapi_verbs_rnr_timer(struct verbs_conn *c, struct hapi_err *err);
-/* Takes the completions there are; false when the connection has ended meanwhile. */
-bool hapi_verbs_completions(struct verbs_conn *c);
+/* The path MTU that this side can do: at most `asked` (0: no wish). Once the peer's address is known. */
+int hapi_verbs_mtu(struct verbs_conn *c, enum ibv_mtu asked, enum ibv_mtu *out, struct hapi_err *err);
+/* Ready to send; c->mtu is agreed on. */
+int hapi_verbs_ready(struct verbs_conn *c, struct hapi_err *err);
+/* Takes the completions there are and says how many. The connection may have ended by one of them. */
+int hapi_verbs_completions(struct verbs_conn *c);
 void hapi_verbs_conn_stop(struct hapi_conn *base);
-void hapi_verbs_conn_free(struct hapi_conn *base);
+extern const struct hapi_conn_ops hapi_verbs_conn_ops;
 
-/* verbs_cm.c: fabric, addresses, events */
-struct verbs_device *hapi_verbs_device(struct verbs_fabric *f, struct ibv_context *context,
-                                       struct hapi_err *err);
-int hapi_verbs_probe(struct hapi_err *err);
-int hapi_verbs_fabric_open(struct hapi_fabric **out, const struct hapi_fabric *proto, struct hapi_err *err);
-void hapi_verbs_fabric_close(struct hapi_fabric *base);
+/* ---- verbs_cm.c ---- */
+int hapi_verbs_channel_open(struct verbs_fabric *f, struct hapi_err *err);
 int hapi_verbs_listener_open(struct hapi_listener **out, const struct hapi_listener *proto, const char *host,
                              uint16_t port, struct hapi_err *err);
 void hapi_verbs_listener_close(struct hapi_listener *base);
 int hapi_verbs_connect(struct hapi_conn **out, const struct hapi_conn *proto, const char *host, uint16_t port,
                        const uint8_t nonce[HAPI_NONCE_SIZE], struct hapi_err *err);
+/* Its device was removed. */
+void hapi_verbs_listener_stop(struct verbs_listener *l);
+
+/* ---- verbs_device.c ---- */
+/* The device of that name, opened at its first use: the slab and device memory are registered then. */
+struct verbs_device *hapi_verbs_device(struct verbs_fabric *f, const char *name, struct hapi_err *err);
+void hapi_verbs_device_put(struct verbs_device *d); /* a connection less */
+/* Registers memory; HAPI_ENOMEM says how much locked memory is needed. */
+int hapi_verbs_register(struct ibv_mr **out, struct ibv_pd *pd, void *p, size_t n, int access,
+                        struct hapi_err *err);
+/* Registered once and shared by windows; NULL with the reason. */
+struct verbs_memory *hapi_verbs_memory_get(struct verbs_device *d, void *base, size_t n,
+                                           struct hapi_err *err);
+void hapi_verbs_memory_put(struct verbs_device *d, struct verbs_memory *m);
+/* Receiver-not-ready events that a port has counted since it exists; 0 where the device does not count. */
+uint64_t hapi_verbs_rnr(const char *device, int port);
+
+/* ---- verbs_select.c ---- */
+/* An address of this machine through which an RDMA device is reached. */
+struct verbs_address {
+    char device[VERBS_NAME_MAX];
+    union hapi_sockaddr a;
+    int numa;        /* nearest NUMA node; -1: unknown */
+    bool gid_wanted; /* it is the address of the GID that was asked for */
+};
+/* Of n addresses the one to use: `want` itself if it is among them; else of the same family as `want`, or any
+ * family where want has none (AF_UNSPEC), the first on NUMA node `numa`, or the first. Only those of `device`
+ * ("": any), and with need_gid only those whose GID was asked for. -1: none. */
+int hapi_verbs_choose(const struct verbs_address *list, int n, const union hapi_sockaddr *want,
+                      const char *device, bool need_gid, int numa);
+/* The address of this side for a connection to (client) or from (node) `want`; *found false: leave it to the
+ * routing. An error: a device or GID was asked for and there is none. */
+int hapi_verbs_local_address(const struct verbs_fabric *f, const union hapi_sockaddr *want,
+                             union hapi_sockaddr *out, bool *found, struct hapi_err *err);
+int hapi_verbs_data_host(const struct hapi_fabric *f, const char *host, char out[HAPI_NAME_MAX + 1],
+                         struct hapi_err *err);
 
 #endif
