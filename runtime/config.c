@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum kind { STRING, BOOL, UINT, SIZE };
+enum kind { STRING, BOOL, UINT, SIZE, ROUTE };
 
 static const struct row {
     const char *name, *value, *arg, *help;
@@ -85,6 +85,11 @@ static int set(struct hapi_config *c, const struct row *r, const char *text, str
         if (number(text, true, INT64_MAX, &v))
             return hapi_err_set(err, HAPI_EINVAL, 0, "%s takes bytes such as 4M, not `%s`", r->name, text);
         *(uint64_t *)field = v;
+        return 0;
+    case ROUTE:
+        if (*text && number(text, false, INT32_MAX, &v))
+            return hapi_err_set(err, HAPI_EINVAL, 0, "%s takes a number, not `%s`", r->name, text);
+        *(int32_t *)field = *text ? (int32_t)v : -1;
         return 0;
     }
     return HAPI_EINVAL;
@@ -182,6 +187,28 @@ static int flags_read(struct hapi_config *c, int argc, char **argv, const char *
     return 0;
 }
 
+static int ranges_check(const struct hapi_config *c, struct hapi_err *err)
+{
+    bool mtu =
+        c->mtu == -1 || c->mtu == 256 || c->mtu == 512 || c->mtu == 1024 || c->mtu == 2048 || c->mtu == 4096;
+
+    if (!*c->data)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "--data DIR is missing (see hapi-rt --help)");
+    if (!c->micro_batch || c->micro_batch > 512 || c->batches < 2 || c->batches > 1024 ||
+        c->read_area < 64 << 10 || c->send_area < 64 << 10 || !c->max_sessions || !c->max_requests ||
+        c->max_requests > 1024 || c->threads > 1024)
+        return hapi_err_set(err, HAPI_EINVAL, 0,
+                            "out of range: micro_batch 1..512, batches 2..1024, read_area and send_area >= "
+                            "64K, max_sessions >= 1, max_requests 1..1024, threads 0..1024");
+    if (strcmp(c->transport, "auto") && strcmp(c->transport, "ofi") && strcmp(c->transport, "verbs"))
+        return hapi_err_set(err, HAPI_EINVAL, 0, "transport is auto, ofi or verbs, not `%s`", c->transport);
+    if (!mtu || c->tos > 255 || c->sl > 15 || c->gid_index > 65535)
+        return hapi_err_set(err, HAPI_EINVAL, 0,
+                            "out of range: gid_index 0..65535, mtu 256, 512, 1024, 2048 or 4096, tos 0..255, "
+                            "sl 0..15");
+    return 0;
+}
+
 int hapi_config_parse(struct hapi_config *c, int argc, char **argv, struct hapi_err *err)
 {
     const char *file = NULL;
@@ -202,14 +229,5 @@ int hapi_config_parse(struct hapi_config *c, int argc, char **argv, struct hapi_
         rc = file_read(c, file, err);
     if (!rc)
         rc = flags_read(c, argc, argv, &file, err);
-    if (!rc && !*c->data)
-        rc = hapi_err_set(err, HAPI_EINVAL, 0, "--data DIR is missing (see hapi-rt --help)");
-    if (!rc && (!c->micro_batch || c->micro_batch > 512 || c->batches < 2 || c->batches > 1024 ||
-                c->read_area < 64 << 10 || c->send_area < 64 << 10 || !c->max_sessions || !c->max_requests ||
-                c->max_requests > 1024 || c->threads > 1024))
-        rc =
-            hapi_err_set(err, HAPI_EINVAL, 0,
-                         "out of range: micro_batch 1..512, batches 2..1024, read_area and send_area >= 64K, "
-                         "max_sessions >= 1, max_requests 1..1024, threads 0..1024");
-    return rc;
+    return rc ? rc : ranges_check(c, err);
 }

@@ -17,7 +17,7 @@
 #define HAPI_CONFIG(X)                                                                                       \
     X(data, STRING, "", "DIR", "folder of datasets: class folders with JPEGs, or *.tar shards (required)")   \
     X(listen, STRING, "127.0.0.1:7471", "HOST:PORT", "control address; port 0 takes a free one")             \
-    X(transport, STRING, "ofi", "ofi|verbs", "how activations travel")                                       \
+    X(transport, STRING, "auto", "auto|ofi|verbs", "how activations may travel; auto: both that work here")  \
     X(backend, STRING, "onednn", "onednn|ref", "what runs the prefix")                                       \
     X(config, STRING, "", "FILE", "read these keys from a file first")                                       \
     X(key, STRING, "", "FILE", "pre-shared keys (identity:hex a line): TLS 1.3 on the control channel")      \
@@ -31,7 +31,13 @@
     X(max_model, SIZE, "1G", "BYTES", "largest model a client may upload")                                   \
     X(max_sessions, UINT, "64", "N", "clients served at once")                                               \
     X(max_requests, UINT, "64", "N", "requests of one client in service at once")                            \
-    X(device, STRING, "", "NAME", "RDMA device; default: the one that routes to the client")                 \
+    X(device, STRING, "", "NAME", "verbs: RDMA device; default: the one that routes to the client")          \
+    X(gid_index, ROUTE, "", "N", "verbs: its source address, by index in the port's GID table")              \
+    X(mtu, ROUTE, "", "BYTES", "verbs: path MTU: 256, 512, 1024, 2048 or 4096")                              \
+    X(tos, ROUTE, "", "N", "verbs: traffic class, 0..255")                                                   \
+    X(sl, ROUTE, "", "N", "verbs: service level, 0..15")                                                     \
+    X(provider, STRING, "tcp", "tcp|verbs", "ofi: provider of libfabric")                                    \
+    X(busy_poll_us, UINT, "0", "N", "look for completions so long before sleeping; 0: never")                \
     X(log_level, STRING, "info", "LEVEL", "debug, info, warn or error")
 
 struct hapi_config {
@@ -39,6 +45,7 @@ struct hapi_config {
 #define HAPI_FIELD_BOOL(f) bool f;
 #define HAPI_FIELD_UINT(f) uint32_t f;
 #define HAPI_FIELD_SIZE(f) uint64_t f;
+#define HAPI_FIELD_ROUTE(f) int32_t f; /* -1: as the route says */
 #define X(field, kind, value, arg, help) HAPI_FIELD_##kind(field)
     HAPI_CONFIG(X)
 #undef X

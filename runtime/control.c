@@ -2,7 +2,7 @@
 #include "control.h"
 
 #include <inttypes.h>
-#include <openssl/rand.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -237,43 +237,30 @@ static int services_reserve(struct hapi_session *s, uint32_t wanted)
     return 0;
 }
 
-static int listener_ensure(struct hapi_rt *rt, struct hapi_err *err)
-{
-    if (rt->listener)
-        return 0;
-    return hapi_listener_open(&rt->listener, rt->fabric, rt->host, 0, &hapi_session_data_handler, rt, err);
-}
-
 static void on_data_open(struct hapi_session *s, const void *body, size_t n)
 {
     struct hapi_msg_data m;
     struct hapi_err err = {0};
     uint8_t buf[512];
-    const char *kind = hapi_fabric_kind(s->rt->fabric);
+    char kind[33] = "", host[HAPI_NAME_MAX + 1];
 
     if (hapi_msg_data_decode(&m, body, n, &err)) {
         bad_message(s, "data open", &err);
         return;
     }
-    int rc = 0;
-    if (m.transport.n && (m.transport.n != strlen(kind) || memcmp(m.transport.s, kind, m.transport.n)))
-        rc = hapi_err_set(&err, HAPI_EUNSUPPORTED, 0, "this node offers transport `%s`", kind);
-    else if (s->conn)
-        rc = hapi_err_set(&err, HAPI_EBUSY, 0, "this session has a data connection");
-    else if (RAND_bytes(s->nonce, HAPI_NONCE_SIZE) != 1)
-        rc = hapi_err_set(&err, HAPI_ESYS, 0, "no randomness for a nonce");
-    if (!rc)
-        rc = services_reserve(s, m.max_requests);
-    if (!rc)
-        rc = listener_ensure(s->rt, &err);
+    memcpy(kind, m.transport.s, m.transport.n < sizeof kind ? m.transport.n : sizeof kind - 1);
+    int rc = services_reserve(s, m.max_requests);
+    if (rc)
+        hapi_err_set(&err, rc, 0, "no memory for %u requests", m.max_requests);
+    else
+        rc = hapi_session_listen(s, kind, host, &err);
     if (rc) {
         hapi_control_error(s->control, m.id, rc, err.text);
         return;
     }
-    s->nonce_valid = true;
     m.transport = str_of(kind);
-    m.host = str_of(hapi_control_local_host(s->control));
-    m.port = hapi_listener_port(s->rt->listener);
+    m.host = str_of(host);
+    m.port = hapi_listener_port(s->listener);
     m.max_requests = s->max_requests;
     m.max_parts = HAPI_REQUEST_SAMPLES;
     memcpy(m.nonce, s->nonce, HAPI_NONCE_SIZE);
@@ -302,24 +289,17 @@ static void on_clock(struct hapi_session *s, const void *body, size_t n)
 
 static void on_stat(struct hapi_session *s, const void *body, size_t n)
 {
-    const struct hapi_counters *c = &s->rt->counters;
-    char json[1024];
-    uint8_t buf[1280];
+    char *json = hapi_stat_json(s->rt);
 
-    snprintf(json, sizeof json,
-             "{\"sessions\":%" PRIu64 ",\"requests\":%" PRIu64 ",\"parts\":%" PRIu64 ",\"samples\":%" PRIu64
-             ",\"bad_samples\":%" PRIu64 ",\"wire_bytes\":%" PRIu64 ",\"read_bytes\":%" PRIu64
-             ",\"rejected\":%" PRIu64
-             ",\"stage_s\":{\"queue\":%.6f,\"read\":%.6f,\"decode\":%.6f,\"compute\":%.6f,"
-             "\"convert\":%.6f,\"send\":%.6f}}",
-             c->sessions, c->requests, c->parts, c->samples, c->bad_samples, c->wire_bytes, c->read_bytes,
-             c->rejected, 1e-9 * (double)c->stage_ns[0], 1e-9 * (double)c->stage_ns[1],
-             1e-9 * (double)c->stage_ns[2], 1e-9 * (double)c->stage_ns[3], 1e-9 * (double)c->stage_ns[4],
-             1e-9 * (double)c->stage_ns[5]);
+    if (!json) {
+        hapi_control_error(s->control, text_id(body, n), HAPI_ENOMEM, "no memory for the counters");
+        return;
+    }
     struct hapi_msg_text m = {.id = text_id(body, n), .text = str_of(json)};
-    int used = hapi_msg_text_encode(&m, buf, sizeof buf);
+    int used = hapi_msg_text_encode(&m, s->rt->frame, HAPI_FRAME_MAX);
     if (used > 0)
-        hapi_control_send(s->control, HAPI_MSG_STAT_REPLY, buf, (size_t)used);
+        hapi_control_send(s->control, HAPI_MSG_STAT_REPLY, s->rt->frame, (size_t)used);
+    free(json);
 }
 
 /* ------------------------------------------------------------------ the channel */
@@ -348,6 +328,7 @@ static void control_open(struct hapi_control *c, const struct hapi_hello *peer)
     rt->sessions = s;
     rt->counters.sessions++;
     hapi_control_user_set(c, s);
+    snprintf(s->peer, sizeof s->peer, "%s", hapi_control_peer(c));
     hapi_log(HAPI_LOG_INFO, "session open", "peer=%s identity=%s version=%.*s", hapi_control_peer(c),
              hapi_control_identity(c) ? hapi_control_identity(c) : "-", (int)peer->version.n,
              peer->version.s);
@@ -393,15 +374,13 @@ static void control_message(struct hapi_control *c, enum hapi_message type, cons
 static void control_close(struct hapi_control *c, const struct hapi_err *why)
 {
     struct hapi_session *s = hapi_control_user(c);
-    char quoted[HAPI_ERR_TEXT];
 
     if (!s)
         return;
-    hapi_log(HAPI_LOG_INFO, "session closed", "peer=%s why=%s", hapi_control_peer(c),
-             hapi_log_quote(quoted, sizeof quoted, why->text));
     s->control = NULL;
     s->nonce_valid = false;
     hapi_conn_close(s->conn);
+    hapi_session_end(s, why); /* without a data connection; else its on_close says so */
 }
 
 const struct hapi_control_handler hapi_session_control_handler = {

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -27,11 +28,39 @@ static void on_signal(struct hapi_watch *w, uint32_t revents)
     }
 }
 
+/* Each client takes several descriptors, each sample that is being read one; the soft limit is often 1024. */
+static void files_raise(void)
+{
+    struct rlimit lim;
+
+    if (getrlimit(RLIMIT_NOFILE, &lim) == 0 && lim.rlim_cur < lim.rlim_max) {
+        lim.rlim_cur = lim.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &lim))
+            hapi_log(HAPI_LOG_WARN, "cannot raise the limit of open files", "why=\"%s\"", strerror(errno));
+    }
+}
+
+static void say_ready(const struct hapi_rt *rt)
+{
+    const struct hapi_config *cfg = &rt->cfg;
+    char offered[16], without[HAPI_ERR_TEXT + 32] = "", quoted[HAPI_ERR_TEXT];
+    const char *bracket = strchr(rt->host, ':') ? "[]" : "";
+
+    printf("ready %.1s%s%s:%u\n", bracket, rt->host, *bracket ? "]" : "", hapi_rt_port(rt));
+    fflush(stdout);
+    for (int t = 0; t < HAPI_TRANSPORTS; t++)
+        if (!rt->offers[t].fabric) /* at least one is offered */
+            snprintf(without, sizeof without, " without=%s why=%s", hapi_transport_names[t],
+                     hapi_log_quote(quoted, sizeof quoted, rt->offers[t].why.text));
+    hapi_log(HAPI_LOG_INFO, "ready", "listen=%s:%u transport=%s%s class=%s threads=%u slab_mib=%zu", rt->host,
+             hapi_rt_port(rt), hapi_fabrics_text(rt, offered), without, hapi_numeric_class(cfg->backend),
+             cfg->threads, rt->slab.size >> 20);
+}
+
 static int serve(const struct hapi_config *cfg, int signal_fd, struct hapi_err *err)
 {
     struct hapi_rt *rt;
     struct signals signals = {.watch = {.ready = on_signal, .fd = signal_fd, .events = POLLIN}};
-    const char *bracket;
 
     int rc = hapi_rt_open(&rt, cfg, err);
     if (rc)
@@ -39,12 +68,7 @@ static int serve(const struct hapi_config *cfg, int signal_fd, struct hapi_err *
     signals.rt = rt;
     rc = hapi_loop_watch(rt->loop, &signals.watch);
     if (!rc) {
-        bracket = strchr(rt->host, ':') ? "[]" : "";
-        printf("ready %.1s%s%s:%u\n", bracket, rt->host, *bracket ? "]" : "", hapi_rt_port(rt));
-        fflush(stdout);
-        hapi_log(HAPI_LOG_INFO, "ready", "listen=%s:%u transport=%s class=%s threads=%u slab_mib=%zu",
-                 rt->host, hapi_rt_port(rt), cfg->transport, hapi_numeric_class(cfg->backend),
-                 rt->cfg.threads, rt->slab.size >> 20);
+        say_ready(rt);
         rc = hapi_rt_run(rt, err);
         hapi_loop_unwatch(&signals.watch);
     }
@@ -76,6 +100,7 @@ int main(int argc, char **argv)
     }
     hapi_log_level_set((enum hapi_log_level)level);
     signal(SIGPIPE, SIG_IGN);
+    files_raise();
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);

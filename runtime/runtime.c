@@ -51,7 +51,7 @@ static int slab_register(struct hapi_rt *rt, struct hapi_err *err)
     char quoted[HAPI_ERR_TEXT];
     int rc = hapi_loop_register_slab(rt->loop, &rt->slab, err);
 
-    if (rc != HAPI_ENOMEM || !strcmp(rt->cfg.transport, "verbs")) /* RDMA cannot do without */
+    if (rc != HAPI_ENOMEM)
         return rc;
     hapi_log(HAPI_LOG_WARN, "reading without registered buffers", "why=%s",
              hapi_log_quote(quoted, sizeof quoted, err->text));
@@ -61,12 +61,6 @@ static int slab_register(struct hapi_rt *rt, struct hapi_err *err)
 static int memory_open(struct hapi_rt *rt, struct hapi_err *err)
 {
     const struct hapi_config *c = &rt->cfg;
-    /* Each micro-batch may have a write a sample and tensor; the transport says busy beyond that. */
-    struct hapi_fabric_options opt = {
-        .device = *c->device ? c->device : NULL,
-        .max_recv = c->max_requests + 1,
-        .max_ops = c->batches * (c->micro_batch + 1),
-    };
 
     rt->frame = malloc(HAPI_FRAME_MAX);
     rt->scratch = malloc(HAPI_FRAME_MAX);
@@ -74,13 +68,29 @@ static int memory_open(struct hapi_rt *rt, struct hapi_err *err)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for control frames");
     int rc = hapi_slab_init(&rt->slab,
                             hapi_batches_bytes(c->batches, c->micro_batch, c->read_area, c->send_area), err);
+    if (!rc) /* before the ring: of too little locked memory RDMA needs it more */
+        rc = hapi_fabrics_open(rt, err);
     if (!rc)
         rc = slab_register(rt, err);
     if (!rc)
         rc = hapi_batches_open(rt, err);
-    if (!rc)
-        rc = hapi_fabric_open(&rt->fabric, rt->loop, c->transport, &rt->slab, &opt, err);
     return rc;
+}
+
+static struct hapi_hello hello(const struct hapi_rt *rt)
+{
+    const char *class = hapi_numeric_class(rt->cfg.backend);
+
+    return (struct hapi_hello){
+        .major_min = HAPI_PROTO_MAJOR,
+        .major_max = HAPI_PROTO_MAJOR,
+        .minor = HAPI_PROTO_MINOR,
+        .caps = hapi_fabrics_caps(rt) | HAPI_CAP_CHECKSUM | HAPI_CAP_UPLOAD |
+                (hapi_cpu_has_bf16(NULL) ? HAPI_CAP_BF16 : 0),
+        .role = {"node", 4},
+        .version = {HAPI_VERSION, sizeof HAPI_VERSION - 1},
+        .numeric_class = {class, class ? (uint32_t)strlen(class) : 0},
+    };
 }
 
 static int listen_open(struct hapi_rt *rt, struct hapi_err *err)
@@ -88,21 +98,7 @@ static int listen_open(struct hapi_rt *rt, struct hapi_err *err)
     const struct hapi_config *c = &rt->cfg;
     const char *class = hapi_numeric_class(c->backend);
     uint16_t port;
-    bool verbs = !strcmp(c->transport, "verbs");
-    struct hapi_control_options opt = {
-        .hello =
-            {
-                .major_min = HAPI_PROTO_MAJOR,
-                .major_max = HAPI_PROTO_MAJOR,
-                .minor = HAPI_PROTO_MINOR,
-                .caps = (verbs ? HAPI_CAP_TRANSPORT_VERBS : HAPI_CAP_TRANSPORT_OFI) | HAPI_CAP_CHECKSUM |
-                        HAPI_CAP_UPLOAD | (hapi_cpu_has_bf16(NULL) ? HAPI_CAP_BF16 : 0),
-                .role = {"node", 4},
-                .version = {HAPI_VERSION, sizeof HAPI_VERSION - 1},
-                .numeric_class = {class, class ? (uint32_t)strlen(class) : 0},
-            },
-        .max_open = c->max_sessions + 16,
-    };
+    struct hapi_control_options opt = {.hello = hello(rt), .max_open = c->max_sessions + 16};
 
     int rc = class ? hapi_address_parse(c->listen, rt->host, &port, err)
                    : hapi_err_set(err, HAPI_EINVAL, 0, "no back end `%s`: it is onednn or ref", c->backend);
@@ -164,6 +160,10 @@ int hapi_rt_open(struct hapi_rt **out, const struct hapi_config *cfg, struct hap
         rc = store_open(rt, err);
     if (!rc)
         rc = memory_open(rt, err);
+    if (!rc) {
+        struct hapi_hello h = hello(rt); /* again, now that it is known which transports are offered */
+        rc = hapi_control_listener_hello(rt->control, &h, err);
+    }
     if (!rc)
         rc = compute_open(rt, err);
     if (rc) {
@@ -236,14 +236,14 @@ void hapi_rt_close(struct hapi_rt *rt)
     if (!rt)
         return;
     hapi_control_listener_close(rt->control);
-    hapi_listener_close(rt->listener);
+    for (struct hapi_session *s = rt->sessions; s; s = s->next) /* only after a broken loop */
+        hapi_listener_close(s->listener);
     hapi_pool_close(rt->pool);
     hapi_models_close(rt->models);
     for (uint32_t i = 0; rt->stages && i < rt->cfg.threads; i++)
         hapi_stage_free(rt->stages[i]);
     free(rt->stages);
-    if (rt->fabric)
-        hapi_fabric_close(rt->fabric);
+    hapi_fabrics_close(rt);
     hapi_store_close(rt->store);
     hapi_batches_close(rt);
     hapi_loop_close(rt->loop);

@@ -1,7 +1,9 @@
 /*
  * hapi-rt, the storage node: what its parts share. Internal to runtime/.
  *
+ *     fabrics.c   the transports that are offered, the way in for data connections      (loop's thread)
  *     control.c   a client: what it says on its control channel                         (loop's thread)
+ *     stat.c      the counters as JSON                                                  (loop's thread)
  *     session.c   its data connection, its requests                                     (loop's thread)
  *     sched.c     whose request is served next                                          (loop's thread)
  *     pipeline.c  a micro-batch on its way: read -> compute -> send                     (loop's thread)
@@ -53,13 +55,33 @@ struct hapi_service {
     uint8_t message[HAPI_REQUEST_MAX];
 };
 
+enum hapi_transport { HAPI_TRANSPORT_OFI, HAPI_TRANSPORT_VERBS, HAPI_TRANSPORTS };
+extern const char *const hapi_transport_names[HAPI_TRANSPORTS];
+
+/* A transport that this node offers, or why it does not. The slab is registered with each. */
+struct hapi_offer {
+    struct hapi_fabric *fabric; /* NULL: not offered */
+    struct hapi_err why;
+    uint64_t connections;         /* that were made, those under way included */
+    struct hapi_conn_stats ended; /* sums over those that are over */
+};
+
 struct hapi_session {
     struct hapi_rt *rt;
     struct hapi_session *next;
     struct hapi_control *control; /* NULL once closed */
     struct hapi_conn *conn;       /* NULL before and after */
+    uint32_t conns;               /* whose on_close is to come: conn, and unused ones that it replaced */
+    bool conn_used;               /* a request came over it: it is not replaced any more */
+    bool connected;               /* it had a data connection, over: */
+    enum hapi_transport transport;
+    struct hapi_listener *listener; /* while its data connection is waited for */
     uint8_t nonce[HAPI_NONCE_SIZE];
-    bool nonce_valid, uploading_busy;
+    int64_t nonce_deadline_ns;
+    bool nonce_valid, uploading_busy, ended;
+    char peer[80];
+    struct hapi_conn_stats stats; /* of its data connections that are over */
+    struct hapi_err why;          /* the first reason for which it ended */
     uint64_t upload_id, upload_size, upload_at;
     uint8_t upload_hash[HAPI_HASH_SIZE], *upload;
     struct hapi_service *services, *free_services, *queue, **queue_tail;
@@ -72,10 +94,9 @@ struct hapi_rt {
     struct hapi_topology *topology;
     struct hapi_store *store;
     struct hapi_slab slab;
-    struct hapi_fabric *fabric;
+    struct hapi_offer offers[HAPI_TRANSPORTS];
     struct hapi_keys *keys;
     struct hapi_control_listener *control;
-    struct hapi_listener *listener; /* opened for the first client that asks */
     struct hapi_models *models;
     struct hapi_pool *pool;
     struct hapi_stage **stages; /* one a compute thread */
@@ -84,6 +105,12 @@ struct hapi_rt {
     struct hapi_batch *batches, *free_batches;
     uint8_t *frame, *scratch; /* HAPI_FRAME_MAX each: control replies are built here */
     struct hapi_counters counters;
+    struct { /* of the session that ended last, of those that had a data connection */
+        char peer[80];
+        enum hapi_transport transport;
+        struct hapi_conn_stats stats;
+        struct hapi_err why;
+    } last_end;
     char host[HAPI_NAME_MAX + 1];
     bool draining;
     int64_t drain_deadline_ns;
@@ -97,10 +124,33 @@ int hapi_rt_run(struct hapi_rt *rt, struct hapi_err *err);
 void hapi_rt_drain(struct hapi_rt *rt); /* loop's thread: no new clients or requests, then stop */
 void hapi_rt_close(struct hapi_rt *rt);
 
+/* fabrics.c */
+#define HAPI_NONCE_NS (10 * HAPI_NS_PER_S) /* that a nonce is good for */
+/* Opens what --transport names. With auto, ofi always, and verbs where it works: else `why` of its offer says
+ * why not. Errors: of hapi_fabric_open(). */
+int hapi_fabrics_open(struct hapi_rt *rt, struct hapi_err *err);
+void hapi_fabrics_close(struct hapi_rt *rt);
+uint32_t hapi_fabrics_caps(const struct hapi_rt *rt); /* HAPI_CAP_TRANSPORT_* of what is offered */
+/* "ofi" or "ofi,verbs" into text[16]; returns it. */
+const char *hapi_fabrics_text(const struct hapi_rt *rt, char text[16]);
+/* A listener of the session's own, on a port of its own, for one connection with its new nonce: peers that
+ * were not told have nothing to connect to. *host is the address to tell. Errors: HAPI_EUNSUPPORTED (not
+ * offered, no address on a device: says why), HAPI_EBUSY (it has a data connection), and the listener's. */
+int hapi_session_listen(struct hapi_session *s, const char *transport, char host[HAPI_NAME_MAX + 1],
+                        struct hapi_err *err);
+/* Between the loop's rounds: closes the listeners whose nonce is used or HAPI_NONCE_NS old. */
+void hapi_session_listen_step(struct hapi_session *s);
+
+/* stat.c: JSON text, free() it. NULL: no memory. */
+char *hapi_stat_json(const struct hapi_rt *rt);
+
 /* control.c: what a client says on its control channel */
 extern const struct hapi_control_handler hapi_session_control_handler;
 
-/* session.c: its data connection and its requests */
+/* session.c: its data connection and its requests. The user of the listener is the session. */
+/* Notes why (the first reason counts), and says so in the log once neither connection is left. */
+void hapi_session_end(struct hapi_session *s, const struct hapi_err *why);
+void hapi_conn_stats_add(struct hapi_conn_stats *sum, const struct hapi_conn_stats *s);
 extern const struct hapi_listener_handler hapi_session_data_handler;
 /* A prefix became ready or failed: requests that waited for it go on. arg: the struct hapi_rt. */
 void hapi_session_prefixes_changed(void *arg);

@@ -93,13 +93,48 @@ static void service_fit(struct hapi_service *v)
             v->status = HAPI_ETOOBIG;
 }
 
+void hapi_conn_stats_add(struct hapi_conn_stats *sum, const struct hapi_conn_stats *s)
+{
+    sum->writes += s->writes;
+    sum->bytes += s->bytes;
+    sum->sends += s->sends;
+    sum->recvs += s->recvs;
+    sum->imms += s->imms;
+    sum->completions += s->completions;
+    sum->rnr += s->rnr;
+}
+
+void hapi_session_end(struct hapi_session *s, const struct hapi_err *why)
+{
+    struct hapi_rt *rt = s->rt;
+    char quoted[HAPI_ERR_TEXT];
+
+    if (!s->why.code)
+        s->why = *why;
+    if (s->control || s->conns || s->ended)
+        return;
+    s->ended = true;
+    hapi_log(HAPI_LOG_INFO, "session closed",
+             "peer=%s transport=%s requests=%llu bytes=%llu completions=%llu rnr=%llu why=%s", s->peer,
+             s->connected ? hapi_transport_names[s->transport] : "-", (unsigned long long)s->stats.recvs,
+             (unsigned long long)s->stats.bytes, (unsigned long long)s->stats.completions,
+             (unsigned long long)s->stats.rnr, hapi_log_quote(quoted, sizeof quoted, s->why.text));
+    if (!s->connected) /* it only asked something */
+        return;
+    memcpy(rt->last_end.peer, s->peer, sizeof s->peer);
+    rt->last_end.transport = s->transport;
+    rt->last_end.stats = s->stats;
+    rt->last_end.why = s->why;
+}
+
 static void session_fail(struct hapi_session *s, const char *what, const struct hapi_err *why)
 {
     char quoted[HAPI_ERR_TEXT];
 
     s->rt->counters.rejected++;
-    hapi_log(HAPI_LOG_WARN, what, "peer=%s why=%s", s->control ? hapi_control_peer(s->control) : "?",
+    hapi_log(HAPI_LOG_WARN, what, "peer=%s why=%s", s->peer,
              hapi_log_quote(quoted, sizeof quoted, why->text));
+    s->why = *why;
     if (s->control) {
         hapi_control_error(s->control, 0, why->code, why->text);
         hapi_control_finish(s->control);
@@ -114,6 +149,7 @@ static void data_recv(struct hapi_conn *c, const void *message, size_t n)
     struct hapi_err err = {0};
     const char *bad = NULL;
 
+    s->conn_used = true;
     if (n > HAPI_REQUEST_MAX || !v || s->in_service >= s->max_requests) {
         hapi_err_set(&err, HAPI_EPROTO, 0, "more than the %u requests that were granted", s->max_requests);
         session_fail(s, "client breaks the protocol", &err);
@@ -165,44 +201,63 @@ void hapi_session_prefixes_changed(void *arg)
 
 static void *data_admit(void *listener_user, const uint8_t nonce[HAPI_NONCE_SIZE])
 {
-    struct hapi_rt *rt = listener_user;
+    struct hapi_session *s = listener_user;
+    unsigned differs = 0;
 
-    for (struct hapi_session *s = rt->sessions; s; s = s->next) {
-        unsigned differs = 0;
-        for (int i = 0; i < HAPI_NONCE_SIZE; i++) /* in constant time: it is a secret */
-            differs |= (unsigned)(s->nonce[i] ^ nonce[i]);
-        if (s->nonce_valid && s->control && !s->conn && !differs) {
-            s->nonce_valid = false;
-            return s;
-        }
-    }
-    return NULL;
+    for (int i = 0; i < HAPI_NONCE_SIZE; i++) /* in constant time: it is a secret */
+        differs |= (unsigned)(s->nonce[i] ^ nonce[i]);
+    if (differs || !s->nonce_valid || !s->control)
+        return NULL;
+    s->nonce_valid = false; /* the listener is closed when this round is over */
+    return s;
 }
 
 static void data_accept(struct hapi_conn *c, void *user)
 {
     struct hapi_session *s = user;
+
     s->conn = c;
+    s->conn_used = false;
+    s->connected = true;
+    s->conns++;
+    s->rt->offers[s->transport].connections++;
 }
 
 static void data_open(struct hapi_conn *c)
 {
     struct hapi_session *s = hapi_conn_user(c);
-    hapi_log(HAPI_LOG_DEBUG, "data connection open", "peer=%s",
-             s->control ? hapi_control_peer(s->control) : "?");
+
+    hapi_log(HAPI_LOG_DEBUG, "data connection open", "peer=%s transport=%s", s->peer,
+             hapi_transport_names[s->transport]);
 }
 
 static void data_close(struct hapi_conn *c, const struct hapi_err *why)
 {
     struct hapi_session *s = hapi_conn_user(c);
+    struct hapi_conn_stats stats = hapi_conn_stats_get(c);
     char quoted[HAPI_ERR_TEXT];
+    bool replaced = s->conn != c;
 
-    hapi_log(HAPI_LOG_DEBUG, "data connection closed", "why=%s",
+    hapi_log(HAPI_LOG_DEBUG, "data connection closed", "peer=%s why=%s", s->peer,
              hapi_log_quote(quoted, sizeof quoted, why->text));
-    s->conn = NULL;
-    while (s->queue)
-        hapi_service_finish(s->queue);
-    hapi_batches_continue(s->rt, c); /* frees what was waiting to be sent */
+    s->conns--;
+    if (!replaced) {
+        s->conn = NULL;
+        hapi_conn_stats_add(&s->stats, &stats);
+        hapi_conn_stats_add(&s->rt->offers[s->transport].ended, &stats);
+        while (s->queue)
+            hapi_service_finish(s->queue);
+        hapi_batches_continue(s->rt, c); /* frees what was waiting to be sent */
+        if (s->control && s->conn_used) {
+            /* The client may not know: what receives on RC sees no difference between broken and idle. */
+            if (!s->why.code)
+                s->why = *why;
+            hapi_control_error(s->control, 0, why->code, why->text);
+            hapi_control_finish(s->control);
+        }
+    }
+    if (!s->control)
+        hapi_session_end(s, why);
     hapi_sched_pump(s->rt);
 }
 
@@ -215,7 +270,8 @@ const struct hapi_listener_handler hapi_session_data_handler = {
 void hapi_sessions_reap(struct hapi_rt *rt)
 {
     for (struct hapi_session **p = &rt->sessions, *s; (s = *p);) {
-        bool busy = s->control || s->conn || s->uploading_busy;
+        bool busy = s->control || s->conns || s->uploading_busy;
+        hapi_session_listen_step(s);
         for (uint32_t i = 0; !busy && i < s->n_services; i++)
             busy = s->services[i].refs != 0;
         if (busy) {

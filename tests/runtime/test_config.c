@@ -15,7 +15,21 @@ static void flags__all_kinds__read(void)
     CHECK(PARSE("--data", "/d", "--listen=:0", "--micro-batch", "16", "--send-area", "2M", "--insecure") ==
           0);
     CHECK(!strcmp(c.data, "/d") && !strcmp(c.listen, ":0") && c.micro_batch == 16 && c.send_area == 2 << 20);
-    CHECK(c.insecure && c.batches == 8 && !strcmp(c.transport, "ofi") && !strcmp(c.backend, "onednn"));
+    CHECK(c.insecure && c.batches == 8 && !strcmp(c.transport, "auto") && !strcmp(c.backend, "onednn"));
+}
+
+static void flags__of_verbs__read_and_checked(void)
+{
+    CHECK(PARSE("--data", "/d") == 0 && c.gid_index == -1 && c.mtu == -1 && c.tos == -1 && c.sl == -1);
+    CHECK(PARSE("--data", "/d", "--gid-index", "0", "--mtu", "4096", "--tos", "106", "--sl", "3", "--device",
+                "rxeA", "--busy-poll-us", "50", "--provider", "verbs") == 0);
+    CHECK(c.gid_index == 0 && c.mtu == 4096 && c.tos == 106 && c.sl == 3 && !strcmp(c.device, "rxeA"));
+    CHECK(c.busy_poll_us == 50 && !strcmp(c.provider, "verbs"));
+    CHECK(PARSE("--data", "/d", "--mtu", "1500") == HAPI_EINVAL && strstr(err.text, "2048"));
+    CHECK(PARSE("--data", "/d", "--tos", "256") == HAPI_EINVAL && strstr(err.text, "255"));
+    CHECK(PARSE("--data", "/d", "--sl", "16") == HAPI_EINVAL);
+    CHECK(PARSE("--data", "/d", "--gid-index", "-1") == HAPI_EINVAL);
+    CHECK(PARSE("--data", "/d", "--transport", "pigeon") == HAPI_EINVAL && strstr(err.text, "pigeon"));
 }
 
 static void flags__wrong__named(void)
@@ -49,6 +63,7 @@ static void file__keys_and_comments__flags_win(void)
 int main(void)
 {
     CASE(flags__all_kinds__read);
+    CASE(flags__of_verbs__read_and_checked);
     CASE(flags__wrong__named);
     CASE(file__keys_and_comments__flags_win);
     return check_done();

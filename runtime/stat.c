@@ -1,0 +1,75 @@
+/* The node's counters as JSON: the answer to STAT. */
+#include <cjson/cJSON.h>
+
+#include "runtime.h"
+
+static void number(cJSON *o, const char *name, uint64_t v)
+{
+    cJSON_AddNumberToObject(o, name, (double)v);
+}
+
+static void conn_json(cJSON *o, const struct hapi_conn_stats *s)
+{
+    number(o, "requests", s->recvs);
+    number(o, "writes", s->writes);
+    number(o, "bytes", s->bytes);
+    number(o, "completions", s->completions);
+    number(o, "rnr", s->rnr);
+}
+
+static void transport_json(cJSON *o, const struct hapi_rt *rt, enum hapi_transport t)
+{
+    const struct hapi_offer *offer = &rt->offers[t];
+    struct hapi_conn_stats sum = offer->ended;
+    uint64_t open = 0;
+
+    cJSON_AddBoolToObject(o, "offered", offer->fabric != NULL);
+    if (!offer->fabric) {
+        cJSON_AddStringToObject(o, "why", offer->why.text);
+        return;
+    }
+    for (const struct hapi_session *s = rt->sessions; s; s = s->next)
+        if (s->conn && s->transport == t) {
+            struct hapi_conn_stats now = hapi_conn_stats_get(s->conn);
+            hapi_conn_stats_add(&sum, &now);
+            open++;
+        }
+    number(o, "connections", offer->connections);
+    number(o, "open", open);
+    conn_json(o, &sum);
+}
+
+static void end_json(cJSON *o, const struct hapi_rt *rt)
+{
+    cJSON_AddStringToObject(o, "peer", rt->last_end.peer);
+    cJSON_AddStringToObject(o, "transport", hapi_transport_names[rt->last_end.transport]);
+    cJSON_AddStringToObject(o, "why", rt->last_end.why.text);
+    conn_json(o, &rt->last_end.stats);
+}
+
+char *hapi_stat_json(const struct hapi_rt *rt)
+{
+    static const char *const stages[6] = {"queue", "read", "decode", "compute", "convert", "send"};
+    const struct hapi_counters *c = &rt->counters;
+    cJSON *o = cJSON_CreateObject(), *part;
+
+    number(o, "sessions", c->sessions);
+    number(o, "requests", c->requests);
+    number(o, "parts", c->parts);
+    number(o, "samples", c->samples);
+    number(o, "bad_samples", c->bad_samples);
+    number(o, "wire_bytes", c->wire_bytes);
+    number(o, "read_bytes", c->read_bytes);
+    number(o, "rejected", c->rejected);
+    part = cJSON_AddObjectToObject(o, "stage_s");
+    for (int i = 0; i < 6; i++)
+        cJSON_AddNumberToObject(part, stages[i], 1e-9 * (double)c->stage_ns[i]);
+    part = cJSON_AddObjectToObject(o, "transports");
+    for (int t = 0; t < HAPI_TRANSPORTS; t++)
+        transport_json(cJSON_AddObjectToObject(part, hapi_transport_names[t]), rt, (enum hapi_transport)t);
+    if (*rt->last_end.peer)
+        end_json(cJSON_AddObjectToObject(o, "last_end"), rt);
+    char *text = cJSON_PrintUnformatted(o);
+    cJSON_Delete(o);
+    return text;
+}
