@@ -18,8 +18,14 @@ static const char help[] =
     "  --wire f32|f16|bf16    dtype of the features on the wire [f32]\n"
     "  --dtype f32|bf16       compute dtype on both tiers [f32]\n"
     "  --backend onednn|ref   of this tier [onednn]\n"
-    "  --transport ofi|verbs  [ofi]\n"
-    "  --device NAME          RDMA device [the one that routes to the node]\n"
+    "  --transport T          auto, ofi or verbs; auto: verbs where both sides have it, else ofi [auto]\n"
+    "  --device NAME          verbs: RDMA device [the one that routes to the node]\n"
+    "  --gid-index N          verbs: its source address, by index in the port's GID table [as routed]\n"
+    "  --mtu BYTES            verbs: path MTU: 256, 512, 1024, 2048 or 4096 [as routed]\n"
+    "  --tos N                verbs: traffic class, 0..255 [as routed]\n"
+    "  --sl N                 verbs: service level, 0..15 [as routed]\n"
+    "  --provider tcp|verbs   ofi: provider of libfabric [tcp]\n"
+    "  --busy-poll-us N       look for completions so long before sleeping [0: never]\n"
     "  --key FILE             pre-shared key (identity:hex)\n"
     "  --transform FILE       [MODEL.transform.json beside the model]\n"
     "  --batch B              samples of a training step [128]\n"
@@ -62,6 +68,12 @@ static const struct row rows[] = {
     {"backend", TEXT, AT(loader.backend), 0, 0},
     {"transport", TEXT, AT(loader.transport), 0, 0},
     {"device", TEXT, AT(loader.device), 0, 0},
+    {"gid-index", COUNT, AT(path.gid_index), 0, 0},
+    {"mtu", COUNT, AT(path.mtu), 0, 0},
+    {"tos", COUNT, AT(path.tos), 0, 0},
+    {"sl", COUNT, AT(path.sl), 0, 0},
+    {"provider", TEXT, AT(loader.provider), 0, 0},
+    {"busy-poll-us", COUNT, AT(loader.busy_poll_us), 0, 0},
     {"key", TEXT, AT(loader.key), 0, 0},
     {"transform", TEXT, AT(loader.transform), 0, 0},
     {"json", TEXT, AT(json), 0, 0},
@@ -169,6 +181,7 @@ int cmd_train(int argc, char **argv)
 {
     struct train_options o = {
         .loader = {.policy = "freeze", .wire = "f32", .batch = 128},
+        .path = HAPI_RDMA_PATH_ANY,
         .epochs = 20,
         .adam = 1,
         .lr = 0.001,
@@ -178,6 +191,7 @@ int cmd_train(int argc, char **argv)
     };
     struct hapi_err err = {0};
 
+    o.loader.path = &o.path;
     int rc = parse(&o, argc, argv);
     if (rc)
         return rc < 0 ? CMD_OK : rc;

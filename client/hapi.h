@@ -42,27 +42,42 @@ struct hapi_error {
 
 enum { HAPI_SKIP_BAD = 0, HAPI_FAIL_ON_BAD = 1 };
 
-/* Zero or NULL means the default, given in []. Strings are copied. */
+/* How packets of verbs travel. -1, and mtu 0: as the route says. */
+struct hapi_rdma_path {
+    int gid_index; /* of the port's GID table: its address is the source */
+    int tos;       /* traffic class, 0..255 */
+    int sl;        /* service level, 0..15 */
+    uint32_t mtu;  /* path MTU: 256, 512, 1024, 2048 or 4096 bytes */
+};
+#define HAPI_RDMA_PATH_ANY                                                                                   \
+    {                                                                                                        \
+        -1, -1, -1, 0                                                                                        \
+    }
+
+/* Zero or NULL means the default, given in []. Strings and the path are copied. */
 struct hapi_loader_options {
-    const char *model;           /* ONNX file (required) */
-    const char *transform;       /* JSON file [MODEL.transform.json beside the model] */
-    const char *nodes;           /* "HOST:PORT[,HOST:PORT...]" (required) */
-    const char *dataset;         /* its name on the nodes (required) */
-    const char *freeze;          /* cut id: tensor name, or names joined by "," [input of the last Gemm] */
-    const char *policy;          /* "freeze", "none" ["freeze"] */
-    const char *wire;            /* "f32", "f16", "bf16" ["f32"] */
-    const char *dtype;           /* compute on both tiers: "f32", "bf16" ["f32"] */
-    const char *backend;         /* of the compute tier: "onednn", "ref" ["onednn"] */
-    const char *transport;       /* "ofi", "verbs" ["ofi"] */
-    const char *key;             /* key file for TLS 1.3 [none] */
-    const char *device;          /* RDMA device [the one that routes to the node] */
-    uint32_t batch;              /* samples of a delivered batch [256] */
-    uint32_t depth;              /* batch buffers, those the caller holds included [4] */
-    uint32_t threads;            /* compute threads of this tier [one per core] */
-    uint64_t seed;               /* of the order */
-    int sequential;              /* 1: canonical order, no shuffle */
-    int on_bad;                  /* HAPI_SKIP_BAD, HAPI_FAIL_ON_BAD */
-    int checksum;                /* 1: CRC-32C of each micro-batch, checked before use */
+    const char *model;     /* ONNX file (required) */
+    const char *transform; /* JSON file [MODEL.transform.json beside the model] */
+    const char *nodes;     /* "HOST:PORT[,HOST:PORT...]" (required) */
+    const char *dataset;   /* its name on the nodes (required) */
+    const char *freeze;    /* cut id: tensor name, or names joined by "," [input of the last Gemm] */
+    const char *policy;    /* "freeze", "none" ["freeze"] */
+    const char *wire;      /* "f32", "f16", "bf16" ["f32"] */
+    const char *dtype;     /* compute on both tiers: "f32", "bf16" ["f32"] */
+    const char *backend;   /* of the compute tier: "onednn", "ref" ["onednn"] */
+    const char *transport; /* "auto", "ofi", "verbs" ["auto"]: see hapi_loader_transport() */
+    const char *key;       /* key file for TLS 1.3 [none] */
+    const char *device;    /* verbs: RDMA device [the one that routes to the node] */
+    const struct hapi_rdma_path *path; /* verbs [as the route says] */
+    const char *provider;              /* ofi: libfabric's provider, "tcp", "verbs" ["tcp"] */
+    uint32_t busy_poll_us;             /* look for completions so long before sleeping [0: never] */
+    uint32_t batch;                    /* samples of a delivered batch [256] */
+    uint32_t depth;                    /* batch buffers, those the caller holds included [4] */
+    uint32_t threads;                  /* compute threads of this tier [one per core] */
+    uint64_t seed;                     /* of the order */
+    int sequential;                    /* 1: canonical order, no shuffle */
+    int on_bad;                        /* HAPI_SKIP_BAD, HAPI_FAIL_ON_BAD */
+    int checksum;                      /* 1: CRC-32C of each micro-batch, checked before use */
     uint32_t request_timeout_ms; /* no part of any request for so long: the node's requests are issued anew
                                     [30000] */
 };
@@ -103,6 +118,17 @@ size_t hapi_loader_width(const struct hapi_loader *l); /* features of a sample *
 uint32_t hapi_loader_classes(const struct hapi_loader *l);
 const char *hapi_loader_class(const struct hapi_loader *l, uint32_t i);
 const char *hapi_loader_split(const struct hapi_loader *l); /* cut id, or "none" */
+
+/* How features come from a node. "auto" takes verbs when the node offers it in its hello, it works here and
+ * its connection comes up; else ofi. A node that verbs never reached goes on over ofi; "verbs" does not. */
+struct hapi_loader_transport {
+    char node[272];    /* "HOST:PORT" as it was given */
+    char transport[8]; /* "ofi", "verbs"; of its last data connection */
+    char why[512];     /* that one, for a person */
+};
+uint32_t hapi_loader_nodes(const struct hapi_loader *l);
+/* Node i of hapi_loader_nodes(), in the order of `nodes`. HAPI_EINVAL: there is no such node. */
+int hapi_loader_transport(struct hapi_loader *l, uint32_t i, struct hapi_loader_transport *out);
 struct hapi_loader_stats hapi_loader_stats_get(struct hapi_loader *l);
 
 #ifdef __cplusplus

@@ -35,12 +35,6 @@ static int public_error(struct hapi_error *out, const struct hapi_err *err)
 void loader_node_offered(struct hapi_loader *l)
 {
     struct hapi_err err = {0};
-    struct hapi_fabric_options opt = {
-        .device = l->o.device,
-        .max_recv = 1,
-        .max_ops = 2 * NODE_REQUESTS,
-        .max_imm = NODE_REQUESTS * REQUEST_SAMPLES,
-    };
 
     for (uint32_t i = 0; i < l->n_nodes; i++)
         if (l->nodes[i].state != NODE_OFFERED)
@@ -48,8 +42,6 @@ void loader_node_offered(struct hapi_loader *l)
     int rc = hapi_catalog_seal(&l->catalog, &err);
     if (!rc)
         rc = window_open(l, &err);
-    if (!rc)
-        rc = hapi_fabric_open(&l->fabric, l->loop, l->o.transport, &l->local, &opt, &err);
     if (!rc && !l->direct)
         rc = hapi_pool_open(&l->pool, l->loop, l->threads, l->n_nodes * NODE_REQUESTS * REQUEST_SAMPLES,
                             l->topology, 0, &err);
@@ -160,8 +152,7 @@ static void *io_thread(void *arg)
             break;
     hapi_loop_timer_clear(l->loop, &l->tick);
     hapi_pool_close(l->pool);
-    if (l->fabric)
-        hapi_fabric_close(l->fabric);
+    choice_close(l);
     hapi_loop_close(l->loop);
     return NULL;
 }
@@ -186,7 +177,8 @@ static int options_keep(struct hapi_loader *l, const struct hapi_loader_options 
     int rc = keep(l, &l->o.model, NULL) | keep(l, &l->o.transform, NULL) | keep(l, &l->o.nodes, NULL) |
              keep(l, &l->o.dataset, NULL) | keep(l, &l->o.freeze, NULL) | keep(l, &l->o.policy, "freeze") |
              keep(l, &l->o.wire, "f32") | keep(l, &l->o.dtype, "f32") | keep(l, &l->o.backend, "onednn") |
-             keep(l, &l->o.transport, "ofi") | keep(l, &l->o.key, NULL) | keep(l, &l->o.device, NULL);
+             keep(l, &l->o.transport, "auto") | keep(l, &l->o.key, NULL) | keep(l, &l->o.device, NULL) |
+             keep(l, &l->o.provider, NULL);
     if (rc)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for the options");
     if (!l->o.model || !l->o.nodes || !l->o.dataset)
@@ -206,7 +198,7 @@ static int options_keep(struct hapi_loader *l, const struct hapi_loader_options 
         return hapi_err_set(err, HAPI_EINVAL, 0, "compute dtype is f32 or bf16, not `%s`", l->o.dtype);
     if (!hapi_numeric_class(l->o.backend))
         return hapi_err_set(err, HAPI_EINVAL, 0, "no back end `%s`: it is onednn or ref", l->o.backend);
-    return 0;
+    return choice_options(l, err);
 }
 
 static int nodes_parse(struct hapi_loader *l, struct hapi_err *err)
@@ -226,6 +218,7 @@ static int nodes_parse(struct hapi_loader *l, struct hapi_err *err)
         node->l = l;
         node->number = l->n_nodes;
         memcpy(node->name, item, n + 1);
+        memcpy(node->told.node, item, n + 1);
         int rc = hapi_address_parse(item, node->host, &node->port, err);
         if (rc)
             return rc;
@@ -468,6 +461,21 @@ const char *hapi_loader_class(const struct hapi_loader *l, uint32_t i)
 const char *hapi_loader_split(const struct hapi_loader *l)
 {
     return l->pushdown ? l->freeze->id : "none";
+}
+
+uint32_t hapi_loader_nodes(const struct hapi_loader *l)
+{
+    return l->n_nodes;
+}
+
+int hapi_loader_transport(struct hapi_loader *l, uint32_t i, struct hapi_loader_transport *out)
+{
+    if (i >= l->n_nodes)
+        return HAPI_EINVAL;
+    pthread_mutex_lock(&l->lock);
+    *out = l->nodes[i].told;
+    pthread_mutex_unlock(&l->lock);
+    return 0;
 }
 
 struct hapi_loader_stats hapi_loader_stats_get(struct hapi_loader *l)

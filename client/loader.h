@@ -3,6 +3,7 @@
  *
  *     loader.c    the public calls: options, epochs, next, release                       (caller's thread)
  *     node.c      one node: control channel, index, model upload, data connection        (I/O thread)
+ *     choice.c    which transport its data connection uses, and why                      (I/O thread)
  *     fetch.c     requests out, records in: which sample is asked where, what has arrived (I/O thread)
  *     window.c    registered memory: batch buffers, slots, record areas                  (once, I/O thread)
  *     suffix.c    what is left to compute on this tier: decode and prefix of raw objects,
@@ -109,6 +110,15 @@ enum node_state {
     NODE_DEAD
 };
 
+enum transport { TRANSPORT_OFI, TRANSPORT_VERBS, TRANSPORTS };
+extern const char *const transport_names[TRANSPORTS];
+
+/* One fabric a transport, opened when a node first needs it; `why` not, once that has failed. */
+struct loader_fabric {
+    struct hapi_fabric *fabric;
+    struct hapi_err why;
+};
+
 struct loader_node {
     struct hapi_loader *l;
     uint32_t number;
@@ -119,6 +129,13 @@ struct loader_node {
     struct hapi_conn *conn;
     struct hapi_timer retry;
     int attempts;
+    uint32_t caps;                     /* of its hello */
+    enum transport transport;          /* of conn, or asked for */
+    bool falls_back;          /* conn is being closed, and another one asked for then */
+    bool verbs_was_up;                 /* then it does not fall back any more */
+    struct hapi_err no_verbs;          /* code not 0: verbs failed before it was ever up, and why */
+    struct hapi_err why_ofi;           /* with auto: why it is not verbs */
+    struct hapi_loader_transport told; /* guarded by lock: for the caller */
     uint64_t key, remote_base;
     uint32_t in_flight, max_requests, granted;
     int64_t progress_ns; /* when a part last came, or it was first asked after having nothing to do */
@@ -131,6 +148,7 @@ struct loader_node {
 struct hapi_loader {
     /* what was asked, resolved on the caller's thread before the I/O thread starts */
     struct hapi_loader_options o;
+    struct hapi_fabric_path path;
     char *strings[16];
     int n_strings;
     struct hapi_model *model;
@@ -155,7 +173,7 @@ struct hapi_loader {
     pthread_t thread;
     bool thread_started;
     struct hapi_loop *loop;
-    struct hapi_fabric *fabric;
+    struct loader_fabric fabrics[TRANSPORTS];
     struct hapi_pool *pool;
     struct hapi_slab local, exposed;
     size_t slot_bytes, record_slot;
@@ -197,6 +215,15 @@ void node_open_data(struct loader_node *n); /* once memory is there */
 /* Destroys the data connection: when fetch_lost() is called nothing reaches our memory any more. */
 void node_break(struct loader_node *n, int code, const char *why);
 void node_close(struct loader_node *n);
+
+/* choice.c */
+int choice_options(struct hapi_loader *l, struct hapi_err *err); /* caller's thread: HAPI_EINVAL */
+/* Sets n->transport; its fabric is open. Errors: of the fabric, HAPI_EUNSUPPORTED. */
+int choice_make(struct loader_node *n, struct hapi_err *err);
+/* The data connection that was asked for did not come up: whether another transport is tried now. */
+bool choice_fall_back(struct loader_node *n, const struct hapi_err *why);
+void choice_tell(struct loader_node *n); /* it is up */
+void choice_close(struct hapi_loader *l);
 
 /* fetch.c */
 void fetch_pump(struct hapi_loader *l); /* ask for what can be asked for */

@@ -67,6 +67,16 @@ static void send(struct loader_node *n, enum hapi_message type, const void *body
         node_break(n, rc, "cannot send on the control channel");
 }
 
+static struct hapi_str str_of(const char *s)
+{
+    return (struct hapi_str){s, (uint32_t)strlen(s)};
+}
+
+static bool str_is(struct hapi_str s, const char *text)
+{
+    return s.n == strlen(text) && !memcmp(s.s, text, s.n);
+}
+
 /* ------------------------------------------------------------------ data connection */
 
 static void data_open(struct hapi_conn *c)
@@ -76,10 +86,15 @@ static void data_open(struct hapi_conn *c)
     struct hapi_err err = {0};
 
     if (hapi_conn_expose(c, l->exposed.base, l->exposed.size, &n->key, &n->remote_base, &err)) {
-        node_break(n, err.code, err.text);
+        n->falls_back = choice_fall_back(n, &err);
+        if (n->falls_back)
+            hapi_conn_close(c); /* its on_close goes on */
+        else
+            node_break(n, err.code, err.text);
         return;
     }
     n->state = NODE_UP;
+    choice_tell(n);
     loader_node_up(l);
     fetch_pump(l);
 }
@@ -101,6 +116,14 @@ static void data_close(struct hapi_conn *c, const struct hapi_err *why)
     struct loader_node *n = hapi_conn_user(c);
 
     n->conn = NULL;
+    bool again = n->falls_back;
+    n->falls_back = false;
+    if (n->state == NODE_OPENING && n->control && why->code != HAPI_ECANCELED)
+        again = choice_fall_back(n, why);
+    if (again && n->control) {
+        node_open_data(n);
+        return;
+    }
     if (!n->last.code || why->code != HAPI_ECANCELED)
         n->last = *why;
     if (n->state == NODE_UP)
@@ -117,15 +140,26 @@ static const struct hapi_conn_handler data_handler = {
 
 void node_open_data(struct loader_node *n)
 {
-    struct hapi_msg_data m = {
-        .id = HAPI_MSG_DATA_OPEN,
-        .transport = {n->l->o.transport, (uint32_t)strlen(n->l->o.transport)},
-        .max_requests = NODE_REQUESTS,
-    };
+    struct hapi_msg_data m = {.id = HAPI_MSG_DATA_OPEN, .max_requests = NODE_REQUESTS};
+    struct hapi_err err = {0};
     uint8_t buf[512];
 
     n->state = NODE_OPENING;
+    if (choice_make(n, &err)) {
+        node_break(n, err.code, err.text);
+        return;
+    }
+    m.transport = str_of(transport_names[n->transport]);
     send(n, HAPI_MSG_DATA_OPEN, buf, hapi_msg_data_encode(&m, buf, sizeof buf));
+}
+
+/* Nothing came to be of the data connection that was asked for. */
+static void data_failed(struct loader_node *n, const struct hapi_err *why)
+{
+    if (choice_fall_back(n, why))
+        node_open_data(n);
+    else
+        node_break(n, why->code, why->text);
 }
 
 static void on_data_ready(struct loader_node *n, const void *body, size_t size)
@@ -135,16 +169,19 @@ static void on_data_ready(struct loader_node *n, const void *body, size_t size)
     char host[HAPI_NAME_MAX + 1];
 
     int rc = hapi_msg_data_decode(&m, body, size, &err);
-    if (!rc && (n->state != NODE_OPENING || n->conn || m.host.n > HAPI_NAME_MAX || !m.max_requests))
+    if (!rc && (n->state != NODE_OPENING || n->conn || m.host.n > HAPI_NAME_MAX || !m.max_requests ||
+                !str_is(m.transport, transport_names[n->transport])))
         rc = hapi_err_set(&err, HAPI_EPROTO, 0, "a data address that was not asked for");
-    if (!rc) {
-        memcpy(host, m.host.s, m.host.n);
-        host[m.host.n] = '\0';
-        n->max_requests = m.max_requests < NODE_REQUESTS ? m.max_requests : NODE_REQUESTS;
-        rc = hapi_conn_connect(&n->conn, n->l->fabric, host, m.port, m.nonce, &data_handler, n, &err);
-    }
-    if (rc)
+    if (rc) {
         node_break(n, err.code, err.text);
+        return;
+    }
+    memcpy(host, m.host.s, m.host.n);
+    host[m.host.n] = '\0';
+    n->max_requests = m.max_requests < NODE_REQUESTS ? m.max_requests : NODE_REQUESTS;
+    if (hapi_conn_connect(&n->conn, n->l->fabrics[n->transport].fabric, host, m.port, m.nonce, &data_handler,
+                          n, &err))
+        data_failed(n, &err);
 }
 
 /* ------------------------------------------------------------------ model */
@@ -286,6 +323,7 @@ static void control_open(struct hapi_control *c, const struct hapi_hello *peer)
         return;
     }
     memcpy(l->numeric_class, class, sizeof class);
+    n->caps = peer->caps;
     n->last.code = 0;
     n->state = NODE_LISTING;
     send(n, HAPI_MSG_LS, buf, hapi_msg_text_encode(&m, buf, sizeof buf));
@@ -294,15 +332,18 @@ static void control_open(struct hapi_control *c, const struct hapi_hello *peer)
 static void on_error(struct loader_node *n, const void *body, size_t size)
 {
     struct hapi_msg_error m;
-    char text[HAPI_ERR_TEXT];
 
     if (hapi_msg_error_decode(&m, body, size, NULL))
         return;
-    snprintf(text, sizeof text, "%.*s", (int)m.text.n, m.text.s);
-    if (m.id >= FIRST_GENERATION) /* of a request: its terminal record says that it failed, this says why */
-        hapi_err_set(&n->last, m.code, 0, "%s", text);
+    struct hapi_err err = {0};
+    hapi_err_set(&err, m.code < 0 ? m.code : HAPI_EPROTO, 0, "%.*s", (int)m.text.n, m.text.s);
+    if (m.id == HAPI_MSG_DATA_OPEN && n->state == NODE_OPENING && !n->conn)
+        data_failed(n, &err);
+    else if (m.id >=
+             FIRST_GENERATION) /* of a request: its terminal record says that it failed, this says why */
+        n->last = err;
     else
-        node_break(n, m.code < 0 ? m.code : HAPI_EPROTO, text);
+        node_break(n, err.code, err.text);
 }
 
 static void control_message(struct hapi_control *c, enum hapi_message type, const void *body, size_t size)

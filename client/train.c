@@ -263,6 +263,27 @@ static cJSON *result_json(const struct result *r)
     return o;
 }
 
+/* `transport` is "mixed" where nodes differ; `nodes` has each. */
+static void transports_json(struct job *j, cJSON *o)
+{
+    struct hapi_loader_transport first, t;
+    cJSON *nodes = cJSON_CreateArray();
+    int mixed = 0;
+
+    hapi_loader_transport(j->train, 0, &first);
+    for (uint32_t i = 0; hapi_loader_transport(j->train, i, &t) == 0; i++) {
+        cJSON *n = cJSON_CreateObject();
+        mixed |= strcmp(t.transport, first.transport) != 0;
+        cJSON_AddStringToObject(n, "node", t.node);
+        cJSON_AddStringToObject(n, "transport", t.transport);
+        cJSON_AddStringToObject(n, "transport_why", t.why);
+        cJSON_AddItemToArray(nodes, n);
+    }
+    cJSON_AddStringToObject(o, "transport", mixed ? "mixed" : first.transport);
+    cJSON_AddStringToObject(o, "transport_why", mixed ? "nodes differ: see `nodes`" : first.why);
+    cJSON_AddItemToObject(o, "nodes", nodes);
+}
+
 static int json_write(struct job *j, struct hapi_err *err)
 {
     cJSON *o = cJSON_CreateObject(), *epochs, *test;
@@ -272,6 +293,7 @@ static int json_write(struct job *j, struct hapi_err *err)
     cJSON_AddStringToObject(o, "policy", j->o->loader.policy);
     cJSON_AddStringToObject(o, "split", hapi_loader_split(j->train));
     cJSON_AddStringToObject(o, "wire", j->o->loader.wire);
+    transports_json(j, o);
     cJSON_AddNumberToObject(o, "classes", hapi_loader_classes(j->train));
     cJSON_AddNumberToObject(o, "features", (double)hapi_loader_width(j->train));
     cJSON_AddNumberToObject(o, "bad_samples", (double)(a.bad + b.bad));
@@ -421,6 +443,15 @@ static void job_close(struct job *j)
         fclose(j->order_file);
 }
 
+/* Once per node: how its features come, and why so. */
+static void transports_print(const struct job *j)
+{
+    struct hapi_loader_transport t;
+
+    for (uint32_t i = 0; hapi_loader_transport(j->train, i, &t) == 0; i++)
+        printf("node %s  transport %s: %s\n", t.node, t.transport, t.why);
+}
+
 int train_run(const struct train_options *o, struct hapi_err *err)
 {
     struct job j = {.o = o};
@@ -431,6 +462,8 @@ int train_run(const struct train_options *o, struct hapi_err *err)
                o->loader.policy, hapi_loader_split(j.train), o->loader.wire, hapi_loader_classes(j.train),
                hapi_loader_width(j.train), (unsigned long long)hapi_loader_samples(j.train),
                (unsigned long long)hapi_loader_samples(j.test));
+    if (!rc && !o->quiet)
+        transports_print(&j);
     if (!rc)
         rc = epochs_run(&j, err);
     if (!rc && o->dump_features)

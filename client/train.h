@@ -7,6 +7,7 @@
 
 struct train_options {
     struct hapi_loader_options loader; /* of the training set; the test set's differs in name and order */
+    struct hapi_rdma_path path;        /* loader.path points here */
     const char *test_dataset, *json, *dump_features, *dump_order;
     uint32_t epochs;
     int adam, quiet;
