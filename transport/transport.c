@@ -133,15 +133,6 @@ const char *hapi_fabric_kind(const struct hapi_fabric *f)
     return f->ops->kind;
 }
 
-int hapi_fabric_data_host(const struct hapi_fabric *f, const char *host, char out[HAPI_NAME_MAX + 1],
-                          struct hapi_err *err)
-{
-    (void)f;
-    if (snprintf(out, HAPI_NAME_MAX + 1, "%s", host) > HAPI_NAME_MAX)
-        return hapi_err_set(err, HAPI_EINVAL, 0, "a host's name has at most %d bytes", HAPI_NAME_MAX);
-    return 0;
-}
-
 int hapi_listener_open(struct hapi_listener **out, struct hapi_fabric *f, const char *host, uint16_t port,
                        const struct hapi_listener_handler *handler, void *user, struct hapi_err *err)
 {
