@@ -1,4 +1,5 @@
 #include <math.h>
+#include <time.h>
 
 #include "check.h"
 #include "clock.h"
@@ -309,8 +310,124 @@ static void speed(void)
     CHECK(a == b);
 }
 
-int main(void)
+/* ---- --speed: the table of docs/benchmarks.md, CPU seconds per GB of what the checksum is taken of ---- */
+
+enum { PART = 8 * 1280, ROUNDS = 15 }; /* elements of a micro-batch of EfficientNet's features */
+
+static float *part_f32;
+static uint16_t *part_f16;
+static volatile uint32_t sink;
+
+static void to_f16(void)
 {
+    hapi_convert(part_f16, HAPI_F16, part_f32, HAPI_F32, PART);
+}
+
+static void to_f16_then_crc(void)
+{
+    to_f16();
+    sink = hapi_crc32c(0, part_f16, PART * 2);
+}
+
+static void to_f16_with_crc(void)
+{
+    uint32_t crc = 0;
+    hapi_convert_crc32c(part_f16, HAPI_F16, part_f32, HAPI_F32, PART, HAPI_CRC_DST, &crc);
+    sink = crc;
+}
+
+static void from_f16(void)
+{
+    hapi_convert(part_f32, HAPI_F32, part_f16, HAPI_F16, PART);
+}
+
+static void crc_then_from_f16(void)
+{
+    sink = hapi_crc32c(0, part_f16, PART * 2);
+    from_f16();
+}
+
+static void from_f16_with_crc(void)
+{
+    uint32_t crc = 0;
+    hapi_convert_crc32c(part_f32, HAPI_F32, part_f16, HAPI_F16, PART, HAPI_CRC_SRC, &crc);
+    sink = crc;
+}
+
+static void f32_crc(void)
+{
+    sink = hapi_crc32c(0, part_f32, PART * 4);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+    size_t bytes; /* checked, of an element */
+} speeds[] = {
+    {"f32 -> f16", to_f16, 2},
+    {"f32 -> f16, then crc", to_f16_then_crc, 2},
+    {"f32 -> f16 with crc", to_f16_with_crc, 2},
+    {"f16 -> f32", from_f16, 2},
+    {"crc, then f16 -> f32", crc_then_from_f16, 2},
+    {"f16 -> f32 with crc", from_f16_with_crc, 2},
+    {"crc of f32", f32_crc, 4},
+};
+
+static double cpu_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Part after part through `pool` bytes of f32: how large it is says which cache they come from. */
+static void speed_table(size_t pool)
+{
+    enum { N = sizeof speeds / sizeof *speeds };
+    static double took[N][ROUNDS];
+    size_t parts = pool / (PART * 4) + 1, calls = ((size_t)1 << 29) / (PART * 4);
+    float *f32 = aligned_alloc(4096, parts * PART * 4);
+    uint16_t *f16 = aligned_alloc(4096, parts * PART * 2);
+
+    REQUIRE(f32 && f16);
+    for (size_t i = 0; i < parts * PART; i++)
+        f32[i] = (float)(i % 1000) / 100;
+    memset(f16, 1, parts * PART * 2);
+    for (int round = 0; round < ROUNDS; round++)
+        for (int k = 0; k < N; k++) {
+            double from = cpu_s();
+            for (size_t i = 0; i < calls; i++) {
+                part_f32 = f32 + i % parts * PART;
+                part_f16 = f16 + i % parts * PART;
+                speeds[k].run();
+            }
+            took[k][round] = (cpu_s() - from) * 1e9 / (double)(calls * PART * speeds[k].bytes);
+        }
+    for (int k = 0; k < N; k++) {
+        qsort(took[k], ROUNDS, sizeof(double), by_value);
+        printf("{\"pool_kib\": %zu, \"what\": \"%s\", \"cpu_s_per_gb\": %.4f, \"min\": %.4f, \"max\": %.4f, "
+               "\"n\": %d}\n",
+               pool >> 10, speeds[k].name, took[k][ROUNDS / 2], took[k][0], took[k][ROUNDS - 1], ROUNDS);
+    }
+    free(f32);
+    free(f16);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 2 && !strcmp(argv[1], "--speed")) {
+        speed_table(32 << 10);
+        speed_table(1 << 20);
+        speed_table(8 << 20);
+        speed_table(1 << 30);
+        return 0;
+    }
     for (int i = 0; i < HALVES; i++)
         all[i] = (uint16_t)i;
     CASE(halves__all_65536__exact_and_round_trip);
