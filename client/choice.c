@@ -91,7 +91,7 @@ bool choice_fall_back(struct loader_node *n, const struct hapi_err *why)
     if (!automatic(n->l) || n->transport != TRANSPORT_VERBS || n->verbs_was_up ||
         !(n->caps & HAPI_CAP_TRANSPORT_OFI))
         return false;
-    n->no_verbs = *why;
+    hapi_err_set(&n->no_verbs, why->code, why->sys, "no data connection over verbs: %.400s", why->text);
     return true;
 }
 

@@ -10,6 +10,21 @@ const char *const hapi_transport_names[HAPI_TRANSPORTS] = {"ofi", "verbs"};
 
 /* ------------------------------------------------------------------ what is offered */
 
+/* What verbs may lack is known only when it listens: an address on a device, locked memory for the slab.
+ * Better now than when a client waits. */
+static int listen_try(struct hapi_rt *rt, struct hapi_offer *o)
+{
+    struct hapi_listener *l;
+    char host[HAPI_NAME_MAX + 1];
+
+    int rc = hapi_fabric_data_host(o->fabric, rt->host, host, &o->why);
+    if (!rc)
+        rc = hapi_listener_open(&l, o->fabric, host, 0, &hapi_session_data_handler, NULL, &o->why);
+    if (!rc)
+        hapi_listener_close(l);
+    return rc;
+}
+
 static int fabric_open(struct hapi_rt *rt, enum hapi_transport t)
 {
     const struct hapi_config *c = &rt->cfg;
@@ -26,7 +41,14 @@ static int fabric_open(struct hapi_rt *rt, enum hapi_transport t)
     };
     struct hapi_offer *o = &rt->offers[t];
 
-    return hapi_fabric_open(&o->fabric, rt->loop, hapi_transport_names[t], &rt->slab, &opt, &o->why);
+    int rc = hapi_fabric_open(&o->fabric, rt->loop, hapi_transport_names[t], &rt->slab, &opt, &o->why);
+    if (!rc)
+        rc = listen_try(rt, o);
+    if (rc && o->fabric) {
+        hapi_fabric_close(o->fabric);
+        o->fabric = NULL;
+    }
+    return rc;
 }
 
 int hapi_fabrics_open(struct hapi_rt *rt, struct hapi_err *err)
