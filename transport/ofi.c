@@ -1,8 +1,10 @@
 /*
- * libfabric's tcp provider as the data connection: FI_EP_MSG, because it has per-peer teardown (closing the
- * endpoint is the fence; closing a memory region is none) and carries the nonce in its CM data.
+ * libfabric as the data connection: FI_EP_MSG, because it has per-peer teardown (closing the endpoint is the
+ * fence; closing a memory region is none) and carries the nonce in its CM data. The tcp provider, unless
+ * another one is named that has such endpoints with remote completion data and descriptors to wait on: verbs
+ * has; shm has neither.
  *
- * The provider moves bytes only inside our calls: the wait fd of the completion queue says when to call.
+ * The tcp provider moves bytes only inside our calls: the wait fd of the completion queue says when to call.
  */
 #include <errno.h>
 #include <poll.h>
@@ -31,9 +33,11 @@ int hapi_ofi_error(struct hapi_err *err, int rc, const char *what)
 
 /* ---- fabric ---- */
 
-int hapi_ofi_info(struct fi_info **out, const char *host, uint16_t port, uint64_t flags, struct hapi_err *err)
+int hapi_ofi_info(struct fi_info **out, const char *provider, const char *host, uint16_t port, uint64_t flags,
+                  struct hapi_err *err)
 {
     struct fi_info *hints = fi_allocinfo();
+    const char *name = *provider ? provider : "tcp";
     char service[8];
 
     if (!hints)
@@ -41,8 +45,12 @@ int hapi_ofi_info(struct fi_info **out, const char *host, uint16_t port, uint64_
     hints->caps = FI_MSG | FI_RMA;
     hints->ep_attr->type = FI_EP_MSG;
     hints->addr_format = FI_FORMAT_UNSPEC;
-    hints->fabric_attr->prov_name = strdup("tcp");
-    hints->domain_attr->mr_mode = 0; /* offsets for addresses, keys of our own choice */
+    hints->fabric_attr->prov_name = strdup(name);
+    /* tcp: offsets for addresses, keys of our own choice. Others may ask for all that ofi_fabric knows. */
+    if (strcmp(name, "tcp") != 0) {
+        hints->domain_attr->mr_mode = FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY;
+        hints->mode = FI_RX_CQ_DATA;
+    }
     hints->domain_attr->threading = FI_THREAD_DOMAIN;
     hints->domain_attr->cq_data_size = 4;
     /* A write with data is seen after the writes before it. */
@@ -53,16 +61,18 @@ int hapi_ofi_info(struct fi_info **out, const char *host, uint16_t port, uint64_
     int rc = fi_getinfo(FI_VERSION(1, 15), host, host ? service : NULL, flags, hints, out);
     fi_freeinfo(hints);
     if (rc == -FI_ENODATA || rc == -FI_ENOSYS)
-        return hapi_err_set(err, HAPI_EUNSUPPORTED, -rc,
-                            "libfabric here has no tcp provider that can reach %s",
-                            host ? host : "a network");
+        return hapi_err_set(
+            err, HAPI_EUNSUPPORTED, -rc,
+            "libfabric here has no provider %s with connected endpoints (FI_EP_MSG) and remote "
+            "completion data that reaches %s: fi_info -t FI_EP_MSG lists those there are",
+            name, host ? host : "a network");
     return rc || !*out ? hapi_ofi_error(err, rc ? rc : -FI_ENODATA, "fi_getinfo") : 0;
 }
 
 static int ofi_probe(struct hapi_err *err)
 {
     struct fi_info *info = NULL;
-    int rc = hapi_ofi_info(&info, NULL, 0, 0, err);
+    int rc = hapi_ofi_info(&info, "", NULL, 0, 0, err);
 
     if (rc == 0)
         fi_freeinfo(info);
@@ -77,9 +87,13 @@ static int ofi_fabric_open(struct hapi_fabric **out, const struct hapi_fabric *p
     if (!f)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a fabric");
     f->base = *proto;
-    rc = hapi_ofi_info(&f->info, NULL, 0, 0, err);
+    rc = hapi_ofi_info(&f->info, proto->provider, NULL, 0, 0, err);
     if (rc)
         goto fail_alloc;
+    f->local_keys = f->info->domain_attr->mr_mode & FI_MR_LOCAL;
+    f->addresses = f->info->domain_attr->mr_mode & FI_MR_VIRT_ADDR;
+    f->provider_keys = f->info->domain_attr->mr_mode & FI_MR_PROV_KEY;
+    f->imm_wants_recv = f->info->mode & FI_RX_CQ_DATA;
     rc = fi_fabric(f->info->fabric_attr, &f->fid, NULL);
     if (rc) {
         rc = hapi_ofi_error(err, rc, "fi_fabric");
@@ -98,6 +112,8 @@ static void ofi_fabric_close(struct hapi_fabric *base)
 {
     struct ofi_fabric *f = (struct ofi_fabric *)base;
 
+    hapi_ofi_close(f->slab ? &f->slab->fid : NULL);
+    hapi_ofi_close(f->domain ? &f->domain->fid : NULL);
     fi_close(&f->fid->fid);
     fi_freeinfo(f->info);
     free(f);
@@ -122,9 +138,24 @@ int hapi_ofi_eq(struct ofi_fabric *f, struct fid_eq **eq, struct hapi_watch *w, 
 
 static int post_recv(struct ofi_conn *c, uint8_t *buf)
 {
-    ssize_t rc = fi_recv(c->ep, buf, HAPI_REQUEST_MAX, NULL, 0, buf);
+    void *key = c->recv_mr ? fi_mr_desc(c->recv_mr) : NULL;
+    ssize_t rc = fi_recv(c->ep, buf, HAPI_REQUEST_MAX, key, 0, buf);
 
     return rc ? (int)rc : 0;
+}
+
+/* Receives of immediates hold nothing. */
+static int ofi_grant(struct hapi_conn *base, uint32_t n)
+{
+    struct ofi_conn *c = (struct ofi_conn *)base;
+    const struct ofi_fabric *f = (const struct ofi_fabric *)base->fabric;
+
+    for (uint32_t i = 0; f->imm_wants_recv && i < n; i++) {
+        ssize_t rc = fi_recv(c->ep, NULL, 0, NULL, 0, NULL);
+        if (rc)
+            return HAPI_ETRANSPORT;
+    }
+    return 0;
 }
 
 static void completed(struct ofi_conn *c, const struct fi_cq_data_entry *e)
@@ -295,9 +326,12 @@ static void ofi_conn_stop(struct hapi_conn *base)
     }
     for (int i = 0; i < HAPI_EXPOSE_MAX; i++)
         hapi_ofi_close(c->mr[i] ? &c->mr[i]->fid : NULL);
+    hapi_ofi_close(c->recv_mr ? &c->recv_mr->fid : NULL);
+    hapi_ofi_close(c->own_slab && c->slab ? &c->slab->fid : NULL);
     hapi_ofi_close(c->cq ? &c->cq->fid : NULL);
     hapi_ofi_close(c->eq ? &c->eq->fid : NULL);
-    hapi_ofi_close(c->domain ? &c->domain->fid : NULL);
+    hapi_ofi_close(c->own_domain && c->domain ? &c->domain->fid : NULL);
+    c->recv_mr = c->slab = NULL;
     c->cq = NULL;
     c->eq = NULL;
     c->domain = NULL;
@@ -329,35 +363,79 @@ static int open_cq(struct ofi_conn *c, struct hapi_err *err)
     return 0;
 }
 
+static int register_local(struct fid_mr **out, struct fid_domain *d, void *p, size_t n, uint64_t access,
+                          struct hapi_err *err)
+{
+    int rc = fi_mr_reg(d, p, n, access, 0, 0, 0, out, NULL);
+
+    return rc ? hapi_ofi_error(err, rc, "fi_mr_reg") : 0;
+}
+
+/* A domain of its own: what it exposes is gone with it. Those that expose nothing may share one. */
+static int open_domain(struct ofi_conn *c, struct fi_info *info, struct hapi_err *err)
+{
+    struct ofi_fabric *f = (struct ofi_fabric *)c->base.fabric;
+    const struct hapi_slab *s = f->base.slab;
+    bool share = f->local_keys && c->base.server;
+    int rc = 0;
+
+    if (!share || !f->domain)
+        rc = fi_domain(f->fid, info, share ? &f->domain : &c->domain, NULL);
+    if (rc)
+        return hapi_ofi_error(err, rc, "fi_domain");
+    c->own_domain = !share;
+    if (share)
+        c->domain = f->domain;
+    if (!f->local_keys || !s)
+        return 0;
+    if (share && !f->slab)
+        rc = register_local(&f->slab, f->domain, s->base, s->size, FI_SEND | FI_WRITE, err);
+    else if (!share)
+        rc = register_local(&c->slab, c->domain, s->base, s->size, FI_SEND | FI_WRITE, err);
+    c->own_slab = !share;
+    if (share)
+        c->slab = f->slab;
+    return rc;
+}
+
 static int post_all_receives(struct ofi_conn *c, struct hapi_err *err)
 {
-    uint32_t n = c->base.fabric->opt.max_recv;
+    const struct ofi_fabric *f = (const struct ofi_fabric *)c->base.fabric;
+    uint32_t n = f->base.opt.max_recv;
+    size_t bytes = (size_t)n * HAPI_REQUEST_MAX;
 
-    c->recv = malloc((size_t)n * HAPI_REQUEST_MAX);
+    c->recv = malloc(bytes);
     if (!c->recv)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for %u receives", n);
-    for (uint32_t i = 0; i < n; i++) {
-        int rc = post_recv(c, c->recv + (size_t)i * HAPI_REQUEST_MAX);
+    int rc = f->local_keys ? register_local(&c->recv_mr, c->domain, c->recv, bytes, FI_RECV, err) : 0;
+    for (uint32_t i = 0; i < n && !rc; i++) {
+        rc = post_recv(c, c->recv + (size_t)i * HAPI_REQUEST_MAX);
         if (rc)
-            return hapi_ofi_error(err, rc, "fi_recv");
+            hapi_ofi_error(err, rc, "fi_recv");
     }
-    return 0;
+    return rc ? HAPI_ETRANSPORT : 0;
 }
 
 /* Domain, queues and endpoint. What it leaves behind on an error, ofi_conn_stop() takes down. */
 int hapi_ofi_endpoint(struct ofi_conn *c, struct fi_info *info, struct hapi_err *err)
 {
     struct ofi_fabric *f = (struct ofi_fabric *)c->base.fabric;
-    int rc = fi_domain(f->fid, info, &c->domain, NULL);
+    int rc;
 
+    c->base.max_write = info->ep_attr->max_msg_size;
+    c->inject = info->tx_attr->inject_size;
+    if (f->imm_wants_recv) { /* its queues are as long as it is told */
+        info->tx_attr->size = c->base.fabric->opt.max_ops;
+        info->rx_attr->size = c->base.server ? c->base.fabric->opt.max_recv : c->base.fabric->opt.max_imm + 1;
+    }
+    rc = open_domain(c, info, err);
     if (rc)
-        return hapi_ofi_error(err, rc, "fi_domain");
+        return rc;
     rc = hapi_ofi_eq(f, &c->eq, &c->eq_watch, err);
     if (rc == 0)
         rc = open_cq(c, err);
     if (rc)
         return rc;
-    c->base.max_write = info->ep_attr->max_msg_size;
     rc = fi_endpoint(c->domain, info, &c->ep, NULL);
     if (rc)
         return hapi_ofi_error(err, rc, "fi_endpoint");
@@ -371,8 +449,9 @@ int hapi_ofi_endpoint(struct ofi_conn *c, struct fi_info *info, struct hapi_err 
     if (rc)
         return hapi_ofi_error(err, rc, "fi_enable");
     if (c->base.server)
-        rc = post_all_receives(c, err);
-    return rc;
+        return post_all_receives(c, err);
+    /* One beyond the grants: an immediate too many is seen and refused. */
+    return ofi_grant(&c->base, 1) ? hapi_ofi_error(err, -FI_EIO, "fi_recv") : 0;
 }
 
 int hapi_ofi_watch(struct ofi_conn *c, struct hapi_err *err)
@@ -406,7 +485,7 @@ static int ofi_connect(struct hapi_conn **out, const struct hapi_conn *proto, co
         hapi_err_set(err, rc, 0, "no memory for a connection");
         goto fail_alloc;
     }
-    rc = hapi_ofi_info(&info, host, port, FI_NUMERICHOST, err);
+    rc = hapi_ofi_info(&info, proto->fabric->provider, host, port, FI_NUMERICHOST, err);
     if (rc || !info)
         goto fail_init;
     rc = hapi_ofi_endpoint(c, info, err);
@@ -438,20 +517,40 @@ static int ofi_expose(struct hapi_conn *base, void *p, size_t n, uint64_t *key, 
                       struct hapi_err *err)
 {
     struct ofi_conn *c = (struct ofi_conn *)base;
-    uint64_t k = 0;
+    const struct ofi_fabric *f = (const struct ofi_fabric *)base->fabric;
+    uint64_t k = 0, access = FI_REMOTE_WRITE | (f->local_keys ? FI_SEND : 0);
     int rc;
 
     do { /* libfabric takes 0 when it is given 0: never ask for that */
         if (getrandom(&k, sizeof k, 0) != sizeof k)
             return hapi_err_errno(err, errno, "no random key for a memory region");
-        rc = k == 0 ? -FI_ENOKEY
-                    : fi_mr_reg(c->domain, p, n, FI_REMOTE_WRITE, 0, k, 0, &c->mr[base->n_exposed], NULL);
+        k = f->provider_keys ? 0 : k;
+        rc = k == 0 && !f->provider_keys
+                 ? -FI_ENOKEY
+                 : fi_mr_reg(c->domain, p, n, access, 0, k, 0, &c->mr[base->n_exposed], NULL);
     } while (rc == -FI_ENOKEY);
     if (rc)
         return hapi_ofi_error(err, rc, "fi_mr_reg");
     *key = fi_mr_key(c->mr[base->n_exposed]);
-    *remote_base = 0; /* mr_mode 0: offsets */
+    *remote_base = f->addresses ? (uintptr_t)p : 0;
     return 0;
+}
+
+/* The local key of [p, p+n), NULL where none is needed or the provider copies it. */
+static void *local_key(const struct ofi_conn *c, const void *p, size_t n)
+{
+    const struct ofi_fabric *f = (const struct ofi_fabric *)c->base.fabric;
+    const struct hapi_slab *s = f->base.slab;
+    uintptr_t at = (uintptr_t)p;
+
+    if (!f->local_keys)
+        return NULL;
+    if (s && at - (uintptr_t)s->base < s->size)
+        return fi_mr_desc(c->slab);
+    for (int i = 0; i < c->base.n_exposed; i++)
+        if (at - (uintptr_t)c->base.exposed[i].base + n <= c->base.exposed[i].n)
+            return fi_mr_desc(c->mr[i]);
+    return NULL;
 }
 
 static int ofi_post(struct hapi_conn *base, const struct hapi_wr *wr)
@@ -459,16 +558,25 @@ static int ofi_post(struct hapi_conn *base, const struct hapi_wr *wr)
     struct ofi_conn *c = (struct ofi_conn *)base;
     struct iovec local = {(void *)(uintptr_t)wr->local, wr->n};
     struct fi_rma_iov remote = {wr->remote, wr->n, wr->key};
+    const struct ofi_fabric *f = (const struct ofi_fabric *)base->fabric;
+    void *key = local_key(c, wr->local, wr->n);
     struct fi_msg_rma rma = {.msg_iov = &local,
+                             .desc = key ? &key : NULL,
                              .iov_count = 1,
                              .rma_iov = &remote,
                              .rma_iov_count = 1,
                              .context = CONTEXT_OF(wr->number),
                              .data = wr->imm};
-    struct fi_msg msg = {.msg_iov = &local, .iov_count = 1, .context = CONTEXT_OF(wr->number)};
+    struct fi_msg msg = {
+        .msg_iov = &local, .desc = key ? &key : NULL, .iov_count = 1, .context = CONTEXT_OF(wr->number)};
     uint64_t flags = wr->signaled ? FI_COMPLETION : 0;
     ssize_t rc;
 
+    if (f->local_keys && !key && wr->n) {
+        if (wr->n > c->inject)
+            return HAPI_EINVAL;
+        flags |= FI_INJECT;
+    }
     if (wr->kind == HAPI_WR_SEND)
         rc = fi_sendmsg(c->ep, &msg, flags);
     else
@@ -482,6 +590,7 @@ static const struct hapi_conn_ops ofi_conn_ops = {
     .free = ofi_conn_free,
     .expose = ofi_expose,
     .post = ofi_post,
+    .grant = ofi_grant,
 };
 
 const struct hapi_fabric_ops hapi_fabric_ofi = {

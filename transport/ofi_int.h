@@ -19,6 +19,13 @@ struct ofi_fabric {
     struct hapi_fabric base;
     struct fid_fabric *fid;
     struct fi_info *info;
+    /* What the provider asks for; nothing of it with tcp. */
+    bool local_keys;           /* memory of ours must be registered, too */
+    bool addresses;            /* the peer names addresses, not offsets */
+    bool provider_keys;        /* it chooses keys */
+    bool imm_wants_recv;       /* an immediate consumes a receive */
+    struct fid_domain *domain; /* with local keys, of all accepted connections: the slab is registered once */
+    struct fid_mr *slab;
 };
 
 struct ofi_listener {
@@ -38,14 +45,18 @@ struct ofi_conn {
     struct fid_eq *eq;
     struct fid_cq *cq;
     struct fid_ep *ep;
+    bool own_domain;
     struct fid_mr *mr[HAPI_EXPOSE_MAX];
+    struct fid_mr *slab, *recv_mr; /* with local keys */
+    bool own_slab;
+    size_t inject; /* bytes of a message that the provider copies */
     uint8_t *recv; /* max_recv buffers of HAPI_REQUEST_MAX; NULL on the connecting side */
 };
 
 /* ofi.c */
 int hapi_ofi_error(struct hapi_err *err, int rc, const char *what);
-/* fi_getinfo() for the tcp provider; host NULL: whatever there is. The caller frees *out. */
-int hapi_ofi_info(struct fi_info **out, const char *host, uint16_t port, uint64_t flags,
+/* fi_getinfo() for a provider ("": tcp); host NULL: whatever there is. The caller frees *out. */
+int hapi_ofi_info(struct fi_info **out, const char *provider, const char *host, uint16_t port, uint64_t flags,
                   struct hapi_err *err);
 /* Opens an event queue; w gets its descriptor. */
 int hapi_ofi_eq(struct ofi_fabric *f, struct fid_eq **eq, struct hapi_watch *w, struct hapi_err *err);

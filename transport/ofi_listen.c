@@ -120,7 +120,7 @@ int hapi_ofi_listener_open(struct hapi_listener **out, const struct hapi_listene
     if (!l)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a listener");
     l->base = *proto;
-    rc = hapi_ofi_info(&info, *host ? host : "0.0.0.0", port, FI_SOURCE, err);
+    rc = hapi_ofi_info(&info, proto->fabric->provider, *host ? host : "0.0.0.0", port, FI_SOURCE, err);
     if (rc)
         goto fail;
     rc = hapi_ofi_eq((struct ofi_fabric *)proto->fabric, &l->eq, &l->watch, err);

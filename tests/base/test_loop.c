@@ -161,6 +161,100 @@ static void wake__from_another_thread__loop_runs_and_stops(void)
     CHECK(woken >= 1 && woken <= 1001);
 }
 
+/* ---- pollers ---- */
+
+struct queue {
+    struct hapi_poller p; /* first */
+    int left, polled, armed, taken;
+    struct queue *remove; /* when something is taken */
+};
+
+static bool queue_take(struct queue *q)
+{
+    bool found = q->left > 0;
+
+    q->left -= found;
+    q->taken += found;
+    if (found && q->remove)
+        hapi_loop_poller_remove(&q->remove->p);
+    return found;
+}
+
+static bool queue_poll(struct hapi_poller *p)
+{
+    ((struct queue *)p)->polled++;
+    return queue_take((struct queue *)p);
+}
+
+static bool queue_arm(struct hapi_poller *p)
+{
+    ((struct queue *)p)->armed++;
+    return queue_take((struct queue *)p);
+}
+
+static void poller__before_sleep__armed_and_what_came_is_taken(void)
+{
+    struct queue q = {.p = {.poll = queue_poll, .arm = queue_arm}, .left = 2};
+
+    hapi_loop_poller_add(loop, &q.p);
+    int64_t from = hapi_clock_ns();
+    for (int i = 0; i < 2; i++) /* it does not sleep */
+        REQUIRE(hapi_loop_run_once(loop, 10 * HAPI_NS_PER_S, NULL) == 0);
+    CHECK(q.taken == 2 && q.armed == 2 && hapi_clock_ns() - from < HAPI_NS_PER_S);
+    REQUIRE(hapi_loop_run_once(loop, HAPI_NS_PER_MS, NULL) == 0);
+    CHECK(q.armed == 3 && q.polled == 0); /* no busy time: nothing is looked at twice */
+    REQUIRE(hapi_loop_run_once(loop, 0, NULL) == 0);
+    CHECK(q.armed == 3);
+    hapi_loop_poller_remove(&q.p);
+    hapi_loop_poller_remove(&q.p);
+    REQUIRE(hapi_loop_run_once(loop, HAPI_NS_PER_MS, NULL) == 0);
+    CHECK(q.armed == 3);
+}
+
+static void poller__busy__looks_until_quiet_for_so_long_and_other_events_come_through(void)
+{
+    struct queue q = {.p = {.poll = queue_poll, .arm = queue_arm, .busy_ns = 5 * HAPI_NS_PER_MS}, .left = 1};
+    struct tick t = {.t.fire = tick_fire};
+
+    hapi_loop_poller_add(loop, &q.p);
+    hapi_loop_poller_ready(&q.p);
+    CHECK(q.taken == 1 && q.polled == 1);
+    int64_t from = hapi_clock_ns();
+    hapi_loop_timer_set(loop, &t.t, from + 2 * HAPI_NS_PER_MS);
+    REQUIRE(hapi_loop_run_once(loop, HAPI_NS_PER_S, NULL) == 0);
+    CHECK(t.fired == 1 && hapi_clock_ns() - from < 100 * HAPI_NS_PER_MS); /* timers are not held up */
+    REQUIRE(hapi_loop_run_once(loop, 50 * HAPI_NS_PER_MS, NULL) == 0);
+    int polled = q.polled, armed = q.armed;
+    CHECK(polled > 3 && armed >= 1);
+    REQUIRE(hapi_loop_run_once(loop, 10 * HAPI_NS_PER_MS, NULL) == 0);
+    CHECK(q.polled == polled && q.armed == armed + 1); /* quiet for longer: it sleeps at once */
+    hapi_loop_poller_ready(&q.p);
+    hapi_loop_wake(loop);
+    from = hapi_clock_ns();
+    REQUIRE(hapi_loop_run_once(loop, HAPI_NS_PER_S, NULL) == 0);
+    CHECK(hapi_clock_ns() - from < 500 * HAPI_NS_PER_MS);
+    hapi_loop_poller_remove(&q.p);
+}
+
+static void poller__removed_in_a_round__not_called_any_more(void)
+{
+    struct queue a = {.p = {.poll = queue_poll, .arm = queue_arm}}, b = a, c = a;
+
+    hapi_loop_poller_add(loop, &a.p);
+    hapi_loop_poller_add(loop, &b.p);
+    hapi_loop_poller_add(loop, &c.p); /* the order of a round: c, b, a */
+    c.left = 1;
+    c.remove = &b;
+    REQUIRE(hapi_loop_run_once(loop, HAPI_NS_PER_MS, NULL) == 0);
+    CHECK(c.armed == 1 && b.armed == 0 && a.armed == 1);
+    c.left = 1;
+    c.remove = &c;
+    REQUIRE(hapi_loop_run_once(loop, HAPI_NS_PER_MS, NULL) == 0);
+    REQUIRE(hapi_loop_run_once(loop, HAPI_NS_PER_MS, NULL) == 0);
+    CHECK(c.armed == 2 && b.armed == 0 && a.armed == 3);
+    hapi_loop_poller_remove(&a.p);
+}
+
 int main(void)
 {
     struct hapi_err err = {0};
@@ -173,6 +267,9 @@ int main(void)
     CASE(read__registered_buffer__bytes_arrive);
     CASE(watch__readable_again_and_again__ready_each_time);
     CASE(timer__several__fire_in_order_and_can_be_moved);
+    CASE(poller__before_sleep__armed_and_what_came_is_taken);
+    CASE(poller__busy__looks_until_quiet_for_so_long_and_other_events_come_through);
+    CASE(poller__removed_in_a_round__not_called_any_more);
     CASE(wake__from_another_thread__loop_runs_and_stops);
     hapi_loop_close(loop);
     return check_done();

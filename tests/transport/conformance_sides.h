@@ -14,7 +14,7 @@
 #include "transport.h"
 
 #define MS HAPI_NS_PER_MS
-enum { WINDOW = 4 << 20, SLAB = 6 << 20, OPS = 64, PAGE = 4096 };
+enum { WINDOW = 4 << 20, SLAB = 6 << 20, OPS = 64, RECEIVES = 4, PAGE = 4096 };
 
 struct op {
     struct hapi_conn_op op; /* first */
@@ -39,7 +39,8 @@ static struct hapi_slab slab;
 static struct hapi_fabric *node_fabric, *client_fabric;
 static struct hapi_listener *listener;
 static struct side node, client;
-static uint8_t *window; /* WINDOW bytes with a guard page's worth on both sides */
+static struct side *accepting = &node; /* what the next connection accepted belongs to */
+static uint8_t *window;                /* WINDOW bytes with a guard page's worth on both sides */
 static uint64_t key, base;
 static int admitted, accepted, unknown;
 static const uint8_t nonce[HAPI_NONCE_SIZE] = {7, 7, 7, 1, 2, 3};
@@ -124,14 +125,14 @@ static void *admit(void *user, const uint8_t n[HAPI_NONCE_SIZE])
         return NULL;
     }
     admitted++;
-    return &node;
+    return accepting;
 }
 
 static void on_accept(struct hapi_conn *c, void *user)
 {
-    CHECK(user == &node);
+    CHECK(user == accepting);
     accepted++;
-    node.c = c;
+    accepting->c = c;
 }
 
 static const struct hapi_conn_handler handler = {on_open, on_recv, on_imm, on_close};
@@ -204,8 +205,16 @@ static bool all(const uint8_t *p, size_t n, uint8_t v)
     return true;
 }
 
+/* Receivers were always ready. */
+static void check_rnr(void)
+{
+    CHECK(!node.c || hapi_conn_stats_get(node.c).rnr == 0);
+    CHECK(!client.c || hapi_conn_stats_get(client.c).rnr == 0);
+}
+
 static void disconnected(void)
 {
+    check_rnr();
     hapi_conn_close(client.c);
     run_until(&client.closed, 1, 3000);
     run_until(&node.closed, 1, 3000);

@@ -4,7 +4,10 @@
  *     transport_test_conformance              every kind; those without a device are skipped, and said
  *     transport_test_conformance verbs 10.1.1.1    one kind, the node listening on that address
  */
-#include "conformance_sides.h"
+#include <errno.h>
+
+#include "conformance_data.h"
+#include "conformance_two.h"
 
 /* ---- cases ---- */
 
@@ -49,220 +52,6 @@ static void connect__nobody_there__told(void)
         run_until(&node.closed, 1, 6000);
         CHECK(node.closed == 1);
     }
-}
-
-static void send__requests_of_every_size__whole_and_in_order(void)
-{
-    static const size_t sizes[] = {1, 2, 64, 255, 256, 257, 4095, 4096, 4097, 30000, HAPI_REQUEST_MAX};
-    enum { N = sizeof sizes / sizeof *sizes };
-    size_t want = 0;
-
-    connected(0);
-    for (int round = 0; round < 4; round++) {
-        uint8_t *at = window;
-        for (size_t i = 0; i < N; i++, at += HAPI_REQUEST_MAX) {
-            for (size_t b = 0; b < sizes[i]; b++)
-                at[b] = (uint8_t)(round * 16 + (int)i + (int)b);
-            struct op *op = &ops[round * N + (int)i];
-            int rc = hapi_conn_send(client.c, at, sizes[i], &op->op);
-            CHECKF(rc == 0, "%zu bytes: %s", sizes[i], hapi_err_name(rc));
-            want += sizes[i];
-        }
-        run_until(&node.recvs, (round + 1) * N, 5000);
-        run_until(&client.done, (round + 1) * N, 5000);
-    }
-    CHECK(node.recvs == 4 * N && node.recv_bytes == want && node.bad == 0);
-    CHECK(node.last_n == HAPI_REQUEST_MAX);
-    for (int i = 0; i < 4 * N; i++)
-        CHECK(ops[i].done == 1 && ops[i].status == 0);
-    CHECK(hapi_conn_send(client.c, window, HAPI_REQUEST_MAX + 1, NULL) == HAPI_ETOOBIG);
-    CHECK(hapi_conn_send(client.c, window, 0, NULL) == HAPI_EINVAL);
-    CHECK(hapi_conn_send(client.c, window - PAGE, 300, NULL) == HAPI_EINVAL);
-    CHECK(hapi_conn_stats_get(client.c).sends == 4 * N && hapi_conn_stats_get(node.c).recvs == 4 * N);
-    memset(window, 0, WINDOW);
-    disconnected();
-}
-
-static size_t payload;
-static int torn;
-
-static void payload_is_there(uint32_t imm)
-{
-    for (size_t i = 0; i < payload; i++)
-        if (window[i] != (uint8_t)(i * 7 + imm)) {
-            torn++;
-            return;
-        }
-    torn += payload < WINDOW - 64 && window[payload] != 0xee;
-    torn += window[WINDOW - 64] != (uint8_t)imm;
-}
-
-static void write_imm__payload_before_it__visible_for_every_size(void)
-{
-    static const size_t sizes[] = {1,     2,      3,       7,       64,         255,   256,
-                                   257,   1000,   4095,    4096,    4097,       65535, 65536,
-                                   65537, 300000, 1 << 20, 3000000, WINDOW - 64};
-    enum { N = sizeof sizes / sizeof *sizes };
-    uint32_t imm = 0;
-
-    connected(3 * N);
-    client.imm_check = payload_is_there;
-    torn = 0;
-    for (size_t i = 0; i < N; i++)
-        for (int round = 0; round < 3; round++) {
-            payload = sizes[i];
-            imm++;
-            memset(window, 0xee, WINDOW);
-            for (size_t b = 0; b < payload; b++)
-                slab.base[b] = (uint8_t)(b * 7 + imm);
-            memset(slab.base + WINDOW, (int)imm, 64);
-            CHECK(hapi_conn_write(node.c, slab.base, payload, base, key, round == 1 ? NULL : &ops[0].op) ==
-                  0);
-            CHECK(hapi_conn_write_imm(node.c, slab.base + WINDOW, 64, base + WINDOW - 64, key, imm,
-                                      &ops[1].op) == 0);
-            run_until(&client.imms, (int)imm, 5000);
-            run_until(&ops[1].done, (int)imm, 5000);
-            REQUIRE(client.imms == (int)imm && client.last_imm == imm);
-        }
-    CHECKF(torn == 0, "%d immediates came before their payload", torn);
-    CHECK(ops[0].done == 2 * N && ops[1].done == 3 * N && ops[0].status == 0 && ops[1].status == 0);
-    struct hapi_conn_stats s = hapi_conn_stats_get(node.c);
-    CHECK(s.writes == 6 * N && s.bytes > 3 * WINDOW && hapi_conn_stats_get(client.c).imms == 3 * N);
-    client.imm_check = NULL;
-    disconnected();
-}
-
-static uint32_t next_imm;
-
-static void imm_in_order(uint32_t imm)
-{
-    torn += imm != next_imm * 2654435761u;
-    next_imm++;
-}
-
-static void write_imm__many__all_in_order(void)
-{
-    enum { MANY = 2000 };
-    uint32_t sent = 0;
-    int64_t end = hapi_clock_ns() + 20000 * MS;
-
-    connected(1000);
-    client.imm_check = imm_in_order;
-    next_imm = 0;
-    torn = 0;
-    for (bool granted = false; (int)next_imm < MANY && hapi_clock_ns() < end;) {
-        if (next_imm >= 1000 && !granted) {
-            CHECK(hapi_conn_grant(client.c, 1000) == 0);
-            granted = true;
-        }
-        while (sent < (granted ? MANY : 1000)) {
-            int rc =
-                hapi_conn_write_imm(node.c, slab.base, sent % 3 * 8, base, key, sent * 2654435761u, NULL);
-            if (rc == HAPI_EBUSY)
-                break;
-            REQUIRE(rc == 0);
-            sent++;
-        }
-        run_for(1);
-    }
-    CHECKF(next_imm == MANY && torn == 0, "%u came, %d out of order", next_imm, torn);
-    CHECK(client.closed == 0 && node.closed == 0);
-    disconnected();
-}
-
-/* A write that must not happen ends the connection and changes nothing. */
-static void refused_write(uint64_t remote, uint64_t with, size_t n)
-{
-    connected(4);
-    memset(slab.base, 0x11, n);
-    CHECK(hapi_conn_write(node.c, slab.base, n, remote, with, &ops[0].op) == 0);
-    hapi_conn_write_imm(node.c, slab.base, 8, base, key, 1, &ops[1].op);
-    run_until(&node.closed, 1, 5000);
-    CHECKF(node.closed == 1, "the node's connection lives on after a write to %llx",
-           (unsigned long long)remote);
-    CHECK(ops[0].done == 1 && ops[1].done <= 1);
-    run_until(&client.closed, 1, 5000);
-    CHECK(client.imms == 0);
-    CHECK(all(window - PAGE, WINDOW + 2 * PAGE, 0xee));
-    disconnected();
-}
-
-static void write__unexposed_key_or_range__touches_nothing(void)
-{
-    connected(0);
-    uint64_t k = key, b = base;
-    disconnected();
-    refused_write(b, k ^ 0x1000, 4096);
-    connected(0);
-    b = base;
-    disconnected();
-    /* A new connection's key; the old connection's key opens nothing. */
-    connected(0);
-    uint64_t old = key;
-    disconnected();
-    connected(0);
-    CHECK(key != 0);
-    bool same = key == old;
-    disconnected();
-    if (!same)
-        refused_write(b, old, 4096);
-}
-
-static void write__out_of_the_window__touches_nothing(void)
-{
-    for (int i = 0; i < 4; i++) {
-        connected(2);
-        uint64_t at[] = {base + WINDOW, base + WINDOW - 8, base - 8, base + ((uint64_t)1 << 40)};
-        memset(slab.base, 0x11, 4096);
-        CHECK(hapi_conn_write(node.c, slab.base, 4096, at[i], key, &ops[0].op) == 0);
-        hapi_conn_write_imm(node.c, slab.base, 8, base, key, 1, &ops[1].op);
-        run_until(&node.closed, 1, 5000);
-        CHECKF(node.closed == 1, "write %d", i);
-        run_until(&client.closed, 1, 5000);
-        CHECK(client.imms == 0 && all(window - PAGE, WINDOW + 2 * PAGE, 0xee));
-        disconnected();
-    }
-}
-
-static void grant__one_too_many__eproto(void)
-{
-    connected(2);
-    for (uint32_t i = 0; i < 3; i++)
-        CHECK(hapi_conn_write_imm(node.c, slab.base, 8, base, key, i, &ops[i].op) == 0);
-    run_until(&client.closed, 1, 5000);
-    CHECK(client.imms == 2 && client.closed == 1);
-    CHECKF(client.why.code == HAPI_EPROTO, "%s", client.why.text);
-    run_until(&node.closed, 1, 5000);
-    for (int i = 0; i < 3; i++)
-        CHECK(ops[i].done == 1);
-    memset(window, 0xee, PAGE);
-    disconnected();
-    connected(0);
-    CHECK(hapi_conn_grant(client.c, 1024) == 0);
-    CHECK(hapi_conn_grant(client.c, 1) == HAPI_EBUSY);
-    CHECK(hapi_conn_grant(node.c, 1) == HAPI_EINVAL);
-    disconnected();
-}
-
-static void ops__more_than_max__ebusy_then_room_again(void)
-{
-    int rc = 0, n = 0;
-
-    connected(0);
-    while (n <= OPS && (rc = hapi_conn_write(node.c, slab.base, 1000, base, key, &ops[n].op)) == 0)
-        n++;
-    CHECKF(rc == HAPI_EBUSY && n == OPS, "%d posted, then %s", n, hapi_err_name(rc));
-    CHECK(node.done == 0);
-    run_until(&node.done, n, 5000);
-    CHECK(node.done == n);
-    for (int i = 0; i < n; i++)
-        CHECK(ops[i].done == 1 && ops[i].status == 0);
-    CHECK(hapi_conn_write(node.c, slab.base, 1000, base, key, &ops[0].op) == 0);
-    run_until(&ops[0].done, 2, 5000);
-    uint8_t elsewhere[512];
-    CHECK(hapi_conn_write(node.c, elsewhere, sizeof elsewhere, base, key, NULL) == HAPI_EINVAL);
-    CHECK(hapi_conn_write(node.c, slab.base + SLAB - 8, 16, base, key, NULL) == HAPI_EINVAL);
-    disconnected();
 }
 
 /* `who` ends it while 48 writes are on their way; every one of them completes once, before on_close. */
@@ -327,6 +116,93 @@ static void close__from_callbacks__is_safe(void)
     disconnected();
 }
 
+/* Either side gives up while the handshake is anywhere. */
+static void close__at_any_moment_of_connecting__each_told_once(void)
+{
+    for (int i = 0; i < 60; i++) {
+        connect_with(nonce, hapi_listener_port(listener));
+        int64_t end = hapi_clock_ns() + i / 2 * MS / 5;
+        while (hapi_clock_ns() < end)
+            REQUIRE(hapi_loop_run_once(loop, 0, NULL) == 0);
+        hapi_conn_close(i % 2 && node.c ? node.c : client.c);
+        run_until(&client.closed, 1, 6000);
+        run_for(1);
+        if (node.c)
+            run_until(&node.closed, 1, 6000);
+        CHECKF(client.closed == 1 && node.closed == accepted, "round %d: %d, %d of %d", i, client.closed,
+               node.closed, accepted);
+    }
+}
+
+static void completions__many_writes__one_stands_for_many(void)
+{
+    enum { MANY = OPS * 20 };
+    int posted = 0;
+
+    connected(1);
+    while (posted < MANY) {
+        if (hapi_conn_write(node.c, slab.base, 512, base, key, NULL) == 0)
+            posted++;
+        else
+            run_for(1);
+    }
+    while (hapi_conn_write_imm(node.c, slab.base, 8, base, key, 1, &ops[0].op) == HAPI_EBUSY)
+        run_for(1);
+    run_until(&ops[0].done, 1, 5000);
+    run_until(&client.imms, 1, 5000);
+    struct hapi_conn_stats s = hapi_conn_stats_get(node.c);
+    CHECKF(s.writes == MANY + 1 && s.completions <= MANY / (OPS / 4) + 1, "%llu completions for %llu writes",
+           (unsigned long long)s.completions, (unsigned long long)s.writes);
+    disconnected();
+}
+
+/* ---- what a fabric is asked for ---- */
+
+static void options__out_of_range__einval(void)
+{
+    struct hapi_fabric_path paths[] = {{-1, -1, -1, 1000}, {-1, -1, -1, 8192}, {-2, -1, -1, 0},
+                                       {-1, 256, -1, 0},   {-1, -1, 16, 0},    {300, -1, -1, 0}};
+    struct hapi_fabric *f;
+    struct hapi_err err;
+
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        struct hapi_fabric_options o = {.path = &paths[i]};
+        err = (struct hapi_err){0};
+        CHECK(hapi_fabric_open(&f, loop, kind, NULL, &o, &err) == HAPI_EINVAL && err.text[0]);
+    }
+    struct hapi_fabric_options nowhere = {.device = "nosuchdevice", .provider = "nosuchprovider"};
+    CHECK(hapi_fabric_open(&f, loop, kind, NULL, &nowhere, &err) == HAPI_EUNSUPPORTED);
+    CHECKF(strstr(err.text, "nosuch"), "%s", err.text);
+}
+
+static void dmabuf__no_device_memory_here__named_error(void)
+{
+    struct hapi_err err = {0};
+    void *p = (void *)((uintptr_t)1 << 40);
+    int rc = hapi_fabric_add_dmabuf(node_fabric, p, 4096, 0, 0, &err);
+
+    /* A device that can would refuse descriptor 0, which is no dma-buf. */
+    CHECKF(rc == HAPI_EUNSUPPORTED || (rc == HAPI_ETRANSPORT && err.sys == EBADF), "%d %s", rc, err.text);
+    CHECK(err.text[0]);
+    connected(0);
+    CHECK(hapi_conn_write(node.c, p, 64, base, key, NULL) == HAPI_EINVAL);
+    disconnected();
+}
+
+static void data_host__known_unknown_and_any__an_address_that_connects(void)
+{
+    char at[HAPI_NAME_MAX + 1];
+    struct hapi_err err = {0};
+
+    CHECK(hapi_fabric_data_host(node_fabric, host, at, &err) == 0 && strcmp(at, host) == 0);
+    if (strcmp(kind, "verbs") == 0) { /* an address of no RDMA device: one of a device's is told */
+        CHECKF(hapi_fabric_data_host(node_fabric, strchr(host, ':') ? "::1" : "127.0.0.1", at, &err) == 0,
+               "%s", err.text);
+        CHECK(strcmp(at, "127.0.0.1") != 0 && strcmp(at, "::1") != 0);
+        CHECK(hapi_fabric_data_host(node_fabric, "", at, &err) == 0 && at[0]);
+    }
+}
+
 static int count_fds(void)
 {
     DIR *d = opendir("/proc/self/fd");
@@ -361,18 +237,21 @@ static void reconnect__many_times__leaks_no_descriptor(void)
 
 /* ---- a client in a process of its own, to be killed ---- */
 
+static const char *provider = ""; /* of the variant that runs */
+
 static int child_main(char **argv)
 {
     struct {
         uint64_t key, base;
     } where;
+    struct hapi_fabric_options opt = {.provider = *argv[5] ? argv[5] : NULL};
     struct hapi_err err;
 
     kind = argv[2];
     host = argv[3];
     window = mmap(NULL, WINDOW, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     REQUIRE(window != MAP_FAILED && hapi_loop_open(&loop, 256, NULL) == 0);
-    REQUIRE(hapi_fabric_open(&client_fabric, loop, kind, NULL, NULL, &err) == 0);
+    REQUIRE(hapi_fabric_open(&client_fabric, loop, kind, NULL, &opt, &err) == 0);
     connect_with(nonce, (uint16_t)atoi(argv[4]));
     run_until(&client.opened, 1, 5000);
     REQUIRE(client.opened && hapi_conn_expose(client.c, window, WINDOW, &where.key, &where.base, NULL) == 0);
@@ -381,10 +260,11 @@ static int child_main(char **argv)
     return 0;
 }
 
-static void peer__killed__closes_and_every_op_completes(void)
+/* Its connection is open, and its window's key and base have come as a message. */
+static pid_t child_start(void)
 {
     char port[8];
-    uint64_t where[2];
+    pid_t pid;
 
     memset(&node, 0, sizeof node);
     memset(ops, 0, sizeof ops);
@@ -392,11 +272,24 @@ static void peer__killed__closes_and_every_op_completes(void)
         ops[i].op.on_done = on_done;
     snprintf(port, sizeof port, "%u", hapi_listener_port(listener));
     /* Not fork(): a copy of a process that has rings and queue pairs mapped upsets small kernels. */
-    char *argv[] = {(char *)"test_conformance", (char *)"--child", (char *)kind, (char *)host, port, NULL};
-    pid_t pid;
+    char *argv[] = {(char *)"test_conformance",
+                    (char *)"--child",
+                    (char *)kind,
+                    (char *)host,
+                    port,
+                    (char *)provider,
+                    NULL};
     REQUIRE(posix_spawn(&pid, "/proc/self/exe", NULL, NULL, argv, environ) == 0);
     run_until(&node.recvs, 1, 10000);
-    REQUIRE(node.recvs == 1 && node.last_n == sizeof where);
+    REQUIRE(node.recvs == 1 && node.last_n == 2 * sizeof(uint64_t));
+    return pid;
+}
+
+static void peer__killed__closes_and_every_op_completes(void)
+{
+    uint64_t where[2];
+    pid_t pid = child_start();
+
     memcpy(where, node.last, sizeof where);
     node.bad = 0; /* the message is no pattern */
     for (int i = 0; i < 40; i++)
@@ -424,11 +317,43 @@ static void peer__killed__closes_and_every_op_completes(void)
     disconnected();
 }
 
-static void run_all(void)
+/* A receiver that is not ready, for ever: its process is stopped and has granted nothing. */
+static void rnr__exceeded__closes_with_the_reason(void)
 {
-    struct hapi_fabric_options opt = {.max_recv = 4, .max_ops = OPS, .ack_timeout = 12};
+    pid_t pid;
 
-    printf("%s on %s\n", kind, host);
+    if (strcmp(kind, "verbs") != 0)
+        return; /* elsewhere immediates need no receive */
+    pid = child_start();
+    uint64_t where[2];
+    memcpy(where, node.last, sizeof where);
+    node.bad = 0; /* the message is no pattern */
+    kill(pid, SIGSTOP);
+    for (uint32_t i = 0; i < 4; i++) /* the first takes the one receive that is always there */
+        CHECK(hapi_conn_write_imm(node.c, slab.base, 8, where[1], where[0], i, &ops[i].op) == 0);
+    run_until(&node.closed, 1, 5000);
+    CHECK(node.closed == 1 && node.done == 4);
+    CHECKF(strstr(node.why.text, "RNR"), "%s", node.why.text);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    connected(1);
+    disconnected();
+}
+
+struct variant {
+    const char *name, *kind;
+    struct hapi_fabric_options opt;
+};
+
+static void run_all(const struct variant *v)
+{
+    struct hapi_fabric_options opt = v->opt;
+
+    opt.max_recv = RECEIVES;
+    opt.max_ops = OPS;
+    opt.ack_timeout = 12;
+    provider = opt.provider ? opt.provider : "";
+    printf("%s on %s\n", v->name, host);
     fabrics_open(&opt);
     CASE(connect__good_nonce__opens_and_closes_once);
     CASE(connect__bad_nonce__refused);
@@ -442,18 +367,52 @@ static void run_all(void)
     CASE(ops__more_than_max__ebusy_then_room_again);
     CASE(close__in_mid_transfer__each_op_once_and_memory_is_ours);
     CASE(close__from_callbacks__is_safe);
+    CASE(close__at_any_moment_of_connecting__each_told_once);
+    CASE(completions__many_writes__one_stands_for_many);
+    CASE(key__of_another_connection__opens_nothing);
+    CASE(fence__after_the_record__window_is_free);
+    CASE(fence__after_close__memory_serves_another_request);
+    CASE(fence__hedged__loser_cannot_touch_what_was_delivered);
+    CASE(options__out_of_range__einval);
+    CASE(dmabuf__no_device_memory_here__named_error);
+    CASE(data_host__known_unknown_and_any__an_address_that_connects);
     CASE(reconnect__many_times__leaks_no_descriptor);
     CASE(peer__killed__closes_and_every_op_completes);
+    CASE(rnr__exceeded__closes_with_the_reason);
     fabrics_close();
+}
+
+static const struct hapi_fabric_path narrow = {-1, 8, 1, 1024};
+static const struct variant variants[] = {
+    {"ofi", "ofi", {0}},
+    {"ofi, busy polling", "ofi", {.busy_poll_us = 200}},
+    {"ofi, provider verbs", "ofi", {.provider = "verbs"}},
+    {"verbs", "verbs", {0}},
+    {"verbs, without memory windows", "verbs", {.no_memory_windows = true}},
+    {"verbs, busy polling, mtu 1024, tos 8, sl 1", "verbs", {.busy_poll_us = 200, .path = &narrow}},
+};
+
+/* Where a kind listens; NULL with the reason printed: it cannot run here. */
+static const char *host_of(const char *k, const char *asked)
+{
+    struct hapi_err err = {0};
+    const char *h = asked ? asked : *k == 'o' ? "127.0.0.1" : getenv("HAPI_TEST_VERBS_HOST");
+
+    if (hapi_fabric_probe(k, &err)) {
+        printf("skipped %s: %s\n", k, err.text);
+        return NULL;
+    }
+    if (!h)
+        printf("skipped verbs: HAPI_TEST_VERBS_HOST=address of an RDMA device is not set\n");
+    return h;
 }
 
 int main(int argc, char **argv)
 {
-    static const char *const kinds[] = {"ofi", "verbs"};
     int ran = 0, fds;
 
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (argc == 5 && strcmp(argv[1], "--child") == 0)
+    if (argc == 6 && strcmp(argv[1], "--child") == 0)
         return child_main(argv);
     fds = count_fds();
     REQUIRE(hapi_loop_open(&loop, 256, NULL) == 0 && hapi_slab_init(&slab, SLAB, NULL) == 0);
@@ -461,21 +420,16 @@ int main(int argc, char **argv)
     REQUIRE(m != MAP_FAILED);
     window = m + PAGE;
     CHECK(hapi_fabric_probe("pigeon", NULL) == HAPI_EUNSUPPORTED);
-    for (size_t i = 0; i < 2; i++) {
-        struct hapi_err err = {0};
-        if (argc > 1 && strcmp(argv[1], kinds[i]))
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
+        kind = variants[i].kind;
+        if (argc > 1 && strcmp(argv[1], kind))
             continue;
-        if (hapi_fabric_probe(kinds[i], &err)) {
-            printf("skipped %s: %s\n", kinds[i], err.text);
+        /* libfabric's verbs provider is tried where there is a device. */
+        bool rdma = variants[i].opt.provider != NULL;
+        host = host_of(rdma ? "verbs" : kind, argc > 2 ? argv[2] : NULL);
+        if (!host)
             continue;
-        }
-        kind = kinds[i];
-        host = argc > 2 ? argv[2] : i ? getenv("HAPI_TEST_VERBS_HOST") : "127.0.0.1";
-        if (!host) {
-            printf("skipped verbs: HAPI_TEST_VERBS_HOST=address of an RDMA device is not set\n");
-            continue;
-        }
-        run_all();
+        run_all(&variants[i]);
         ran++;
     }
     hapi_loop_close(loop);
