@@ -139,6 +139,7 @@ struct hapi_loader_options pair_options(const struct pair *p)
         .model = p->model,
         .nodes = p->address,
         .dataset = "set",
+        .transport = "ofi",
         .batch = 16,
         .threads = 2,
         .seed = 1,

@@ -36,12 +36,23 @@ static struct {
 static atomic_bool corrupt_next, corrupted;
 static atomic_uint hidden_caps;
 
-static void add(enum seam_kind kind, const void *dst, size_t n, const void *src, size_t src_n, uint32_t crc)
+static size_t add(enum seam_kind kind, const void *dst, size_t n, const void *src, size_t src_n, uint32_t crc)
 {
     pthread_mutex_lock(&seen.lock);
+    size_t i = seen.n;
     if (seen.n < EVENTS_MAX)
         seen.events[seen.n] = (struct seam_event){kind, (uintptr_t)dst, (uintptr_t)src, n, src_n, crc};
     seen.n++;
+    pthread_mutex_unlock(&seen.lock);
+    return i;
+}
+
+/* It was announced, for the other side may see it at once, and did not happen: libfabric was busy. */
+static void take_back(size_t i)
+{
+    pthread_mutex_lock(&seen.lock);
+    if (i < EVENTS_MAX)
+        seen.events[i].n = seen.events[i].src_n = 0;
     pthread_mutex_unlock(&seen.lock);
 }
 
@@ -278,8 +289,7 @@ static uintptr_t address_of(uint64_t key, uint64_t offset)
     return at;
 }
 
-static ssize_t seam_write(struct fid_ep *ep, const void *buf, size_t n, void *desc, fi_addr_t peer,
-                          uint64_t offset, uint64_t key, void *context)
+static size_t write_seen(const void *buf, size_t n, uint64_t offset, uint64_t key)
 {
     uint32_t crc = hapi_crc32c(0, buf, n);
 
@@ -287,8 +297,31 @@ static ssize_t seam_write(struct fid_ep *ep, const void *buf, size_t n, void *de
         ((uint8_t *)(uintptr_t)buf)[n / 2] ^= 1;
         corrupted = true;
     }
-    add(SEAM_WRITE, (void *)address_of(key, offset), n, buf, n, crc);
-    return rma_real->write(ep, buf, n, desc, peer, offset, key, context);
+    return add(SEAM_WRITE, (void *)address_of(key, offset), n, buf, n, crc);
+}
+
+static ssize_t seam_write(struct fid_ep *ep, const void *buf, size_t n, void *desc, fi_addr_t peer,
+                          uint64_t offset, uint64_t key, void *context)
+{
+    size_t event = write_seen(buf, n, offset, key);
+    ssize_t rc = rma_real->write(ep, buf, n, desc, peer, offset, key, context);
+
+    if (rc)
+        take_back(event);
+    return rc;
+}
+
+/* With completion data it is a part's record. */
+static ssize_t seam_writemsg(struct fid_ep *ep, const struct fi_msg_rma *m, uint64_t flags)
+{
+    if (flags & FI_REMOTE_CQ_DATA)
+        return rma_real->writemsg(ep, m, flags);
+    REQUIRE(m->iov_count == 1 && m->rma_iov_count == 1);
+    size_t event = write_seen(m->msg_iov->iov_base, m->msg_iov->iov_len, m->rma_iov->addr, m->rma_iov->key);
+    ssize_t rc = rma_real->writemsg(ep, m, flags);
+    if (rc)
+        take_back(event);
+    return rc;
 }
 
 static int seam_reg(struct fid *fid, const void *buf, size_t n, uint64_t access, uint64_t offset,
@@ -312,10 +345,13 @@ static int seam_endpoint(struct fid_domain *d, struct fi_info *info, struct fid_
     if (rc)
         return rc;
     pthread_mutex_lock(&seen.lock);
-    if (!rma_real)
+    if (!rma_real) {
         rma_real = (*ep)->rma;
-    table = *rma_real;
-    table.write = seam_write;
+        table = *rma_real;
+        table.write = seam_write;
+        table.writemsg = seam_writemsg;
+    }
+    REQUIRE((*ep)->rma == rma_real); /* one provider */
     (*ep)->rma = &table;
     pthread_mutex_unlock(&seen.lock);
     return 0;
@@ -332,13 +368,14 @@ static int seam_domain(struct fid_fabric *f, struct fi_info *info, struct fid_do
     pthread_mutex_lock(&seen.lock);
     if (!domain_real) {
         domain_real = (*d)->ops;
+        table = *domain_real;
+        table.endpoint = seam_endpoint;
         mr_real = (*d)->mr;
+        mr = *mr_real;
+        mr.reg = seam_reg;
     }
-    table = *domain_real;
-    table.endpoint = seam_endpoint;
+    REQUIRE((*d)->ops == domain_real && (*d)->mr == mr_real);
     (*d)->ops = &table;
-    mr = *mr_real;
-    mr.reg = seam_reg;
     (*d)->mr = &mr;
     pthread_mutex_unlock(&seen.lock);
     return 0;
@@ -352,11 +389,14 @@ WRAP(int, fi_fabric, struct fi_fabric_attr *attr, struct fid_fabric **f, void *c
     if (rc)
         return rc;
     pthread_mutex_lock(&seen.lock);
-    if (!fabric_real)
+    if (!fabric_real) {
         fabric_real = (*f)->ops;
-    table = *fabric_real;
-    table.domain = seam_domain;
-    (*f)->ops = &table;
+        table = *fabric_real;
+        table.domain = seam_domain;
+    }
+    if ((*f)->ops == fabric_real) /* an open fabric may be given out again */
+        (*f)->ops = &table;
+    REQUIRE((*f)->ops == &table);
     pthread_mutex_unlock(&seen.lock);
     return 0;
 }
