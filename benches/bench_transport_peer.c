@@ -8,11 +8,11 @@
 
 #define PATIENCE_NS (10 * HAPI_NS_PER_S) /* without any progress */
 
-enum { REQUESTS = 16 };
+enum { REQUESTS = 32, REQUEST_SIGNAL = 8 };
 
 struct request {
     struct hapi_conn_op op; /* first */
-    bool busy;
+    uint64_t upto;
     struct bench_request msg;
 };
 
@@ -27,6 +27,7 @@ struct bench_peer {
     bool finished, failed;
     uint64_t key, base;
     struct request requests[REQUESTS];
+    uint64_t requests_sent, requests_done;
     uint32_t granted; /* immediates that may still come */
     uint64_t arrived, seen;
     struct bench_request flood; /* count 0: a ping */
@@ -45,35 +46,29 @@ static void fail(struct bench_peer *p, int code, const char *text)
 
 static void request_done(struct hapi_conn *c, struct hapi_conn_op *op, int status)
 {
-    (void)c, (void)status;
-    ((struct request *)op)->busy = false;
+    struct bench_peer *p = hapi_conn_user(c);
+
+    if (status == 0)
+        p->requests_done = ((struct request *)op)->upto;
 }
 
-static struct request *request_take(struct bench_peer *p)
-{
-    for (int i = 0; i < REQUESTS; i++)
-        if (!p->requests[i].busy)
-            return &p->requests[i];
-    return NULL;
-}
-
-/* False: none is free now. */
+/* One in a few waits for its completion, which stands for those before it. False: no room now. */
 static bool request(struct bench_peer *p, const struct bench_request *r)
 {
-    struct request *q = request_take(p);
+    struct request *q = &p->requests[p->requests_sent % REQUESTS];
+    bool signal = p->requests_sent % REQUEST_SIGNAL == 0;
 
-    if (!q)
+    if (p->requests_sent - p->requests_done == REQUESTS)
         return false;
     q->msg = *r;
     q->msg.magic = BENCH_MAGIC;
     q->msg.base = p->base;
     q->msg.key = p->key;
-    q->busy = true;
-    int rc = hapi_conn_send(p->conn, &q->msg, sizeof q->msg, &q->op);
-    if (rc)
-        q->busy = false;
+    q->upto = p->requests_sent + 1;
+    int rc = hapi_conn_send(p->conn, &q->msg, sizeof q->msg, signal ? &q->op : NULL);
     if (rc && rc != HAPI_EBUSY)
         fail(p, rc, "a request could not be sent");
+    p->requests_sent += rc == 0;
     return rc == 0;
 }
 
