@@ -311,7 +311,7 @@ static void control_open(struct hapi_control *c, const struct hapi_hello *peer)
     uint32_t n = 0;
 
     for (const struct hapi_session *x = rt->sessions; x; x = x->next)
-        n++;
+        n += x->control && hapi_control_is_open(x->control); /* one that is told why it ends is none */
     if (n < rt->cfg.max_sessions && !rt->draining)
         s = calloc(1, sizeof *s);
     if (!s) {

@@ -325,7 +325,7 @@ int hapi_control_hello_came(struct hapi_control *c, const uint8_t *body, size_t 
         hapi_control_refuse(c, HAPI_EVERSION, text);
         return HAPI_EVERSION;
     }
-    if (c->listener && c->listener->n_open >= c->lim.max_open) {
+    if (c->listener && hapi_control_listener_full(c->listener)) {
         hapi_control_refuse(c, HAPI_EBUSY, "too many connections");
         return HAPI_EBUSY;
     }
@@ -512,6 +512,11 @@ int hapi_control_error(struct hapi_control *c, uint64_t id, int code, const char
         hapi_control_events(c);
     }
     return rc;
+}
+
+bool hapi_control_is_open(const struct hapi_control *c)
+{
+    return c->state == CONTROL_OPEN;
 }
 
 void *hapi_control_user(const struct hapi_control *c)

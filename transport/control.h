@@ -74,6 +74,9 @@ void hapi_control_close(struct hapi_control *c); /* NULL is allowed */
 /* Sends what is queued (at most 1 s), then closes. */
 void hapi_control_finish(struct hapi_control *c);
 
+/* Messages go both ways: not before on_open, and no more once it has begun to end. */
+bool hapi_control_is_open(const struct hapi_control *c);
+
 void *hapi_control_user(const struct hapi_control *c); /* of connect; for accepted ones set by: */
 void hapi_control_user_set(struct hapi_control *c, void *user);
 const char *hapi_control_peer(const struct hapi_control *c);     /* "127.0.0.1:40112" */

@@ -66,7 +66,7 @@ struct hapi_control {
     struct hapi_addresses addresses;
     int next_address;
     struct hapi_control_limits lim;
-    int64_t deadline, last_rx, last_tx, heartbeat_ns;
+    int64_t accepted_ns, deadline, last_rx, last_tx, heartbeat_ns;
     uint64_t queued, running; /* told in heartbeats */
     uint8_t *rx;
     size_t rx_size, rx_used, rx_at;
@@ -121,5 +121,7 @@ void hapi_control_events(struct hapi_control *c);
 /* control_listen.c: list keeping */
 void hapi_control_listener_opened(struct hapi_control *c);
 void hapi_control_listener_gone(struct hapi_control *c);
+/* max_open are open, and none of them only waits for its end: that one would have been dropped. */
+bool hapi_control_listener_full(struct hapi_control_listener *l);
 
 #endif

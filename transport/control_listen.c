@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -8,6 +9,11 @@
 
 enum { BACKLOG = 512, ACCEPTS_MAX = 32 }; /* of one ready(): those accepted before want their turn */
 #define ACCEPT_RETRY_NS (100 * HAPI_NS_PER_MS)
+/* For so long after accept() nobody is dropped to make room: a good peer takes less to its hello, and says
+ * its first word at once. While all are younger, the next ones wait in the kernel's queue. */
+#define GRACE_NS (200 * HAPI_NS_PER_MS)
+#define GRACE_SILENT_NS (20 * HAPI_NS_PER_MS)
+#define FULL_RETRY_NS (5 * HAPI_NS_PER_MS)
 
 /* ---- lists: pending (newest first) and open ---- */
 
@@ -26,10 +32,12 @@ static void unlink_control(struct hapi_control *c)
     else if (l->pending_last == c)
         l->pending_last = c->prev;
     c->prev = c->next = NULL;
-    if (c->opened)
+    if (c->opened) {
         l->n_open--;
-    else
+    } else {
         l->n_pending--;
+        hapi_loop_watch_events(&l->watch, POLLIN); /* there is room for the next one */
+    }
 }
 
 void hapi_control_listener_gone(struct hapi_control *c)
@@ -56,12 +64,70 @@ void hapi_control_listener_opened(struct hapi_control *c)
     l->n_open++;
 }
 
-static void drop_oldest(struct hapi_control_listener *l)
+static bool ends(const struct hapi_control *c)
+{
+    return c->state == CONTROL_FLUSHING || c->state == CONTROL_LINGERING;
+}
+
+static bool silent(const struct hapi_control *c)
+{
+    int n = 0;
+
+    return c->rx_used == 0 && !hapi_stream_heard(&c->stream) && (ioctl(c->stream.fd, FIONREAD, &n) || n == 0);
+}
+
+/* The oldest of the pending peers that may give way to others; NULL: all are fresh. */
+static struct hapi_control *droppable(const struct hapi_control_listener *l)
+{
+    int64_t now = hapi_clock_ns();
+    struct hapi_control *found = NULL;
+
+    for (struct hapi_control *c = l->pending; c; c = c->next) {
+        int64_t age = now - c->accepted_ns;
+        if (ends(c) || age > GRACE_NS || (age > GRACE_SILENT_NS && silent(c)))
+            found = c;
+    }
+    return found;
+}
+
+static void drop(struct hapi_control *c)
 {
     struct hapi_err why;
 
     hapi_err_set(&why, HAPI_EBUSY, 0, "too many peers that have not said hello");
-    hapi_control_fail(l->pending_last, &why);
+    hapi_control_fail(c, &why);
+}
+
+bool hapi_control_listener_full(struct hapi_control_listener *l)
+{
+    struct hapi_control *c = l->n_open < l->lim.max_open ? NULL : l->open;
+
+    while (c && !ends(c))
+        c = c->next;
+    if (c)
+        hapi_control_fail(c, &c->why);
+    return l->n_open >= l->lim.max_open;
+}
+
+static void accept_later(struct hapi_control_listener *l, int64_t in_ns)
+{
+    hapi_loop_watch_events(&l->watch, 0);
+    hapi_loop_timer_set(l->loop, &l->retry, hapi_clock_ns() + in_ns);
+}
+
+/* Room for one more peer; false: later. */
+static bool make_room(struct hapi_control_listener *l)
+{
+    struct hapi_control *c = NULL;
+
+    if (l->n_pending < l->lim.max_pending)
+        return true;
+    c = droppable(l);
+    if (c)
+        drop(c);
+    else
+        accept_later(l, FULL_RETRY_NS);
+    return c != NULL;
 }
 
 /* ---- accepting ---- */
@@ -75,8 +141,6 @@ static void take(struct hapi_control_listener *l, int fd)
         close(fd);
         return;
     }
-    if (l->n_pending >= l->lim.max_pending)
-        drop_oldest(l);
     c->server = true;
     c->listener = l;
     c->listener_user = l->user;
@@ -90,7 +154,8 @@ static void take(struct hapi_control_listener *l, int fd)
         l->pending_last = c;
     l->pending = c;
     l->n_pending++;
-    hapi_loop_timer_set(l->loop, &c->timer, hapi_clock_ns() + l->lim.handshake_ns);
+    c->accepted_ns = hapi_clock_ns();
+    hapi_loop_timer_set(l->loop, &c->timer, c->accepted_ns + l->lim.handshake_ns);
     int rc = hapi_loop_watch(l->loop, &c->watch);
     if (rc)
         hapi_err_set(&err, rc, 0, "cannot watch a connection");
@@ -106,6 +171,8 @@ static void accept_ready(struct hapi_watch *w, uint32_t revents)
 
     (void)revents;
     for (int i = 0; i < ACCEPTS_MAX; i++) {
+        if (!make_room(l))
+            return;
         int fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             take(l, fd);
@@ -115,11 +182,10 @@ static void accept_ready(struct hapi_watch *w, uint32_t revents)
             return; /* EAGAIN, or a peer that has gone already */
         /* Out of descriptors: peers that say nothing give way; without any, wait for better times. */
         if (l->pending_last) {
-            drop_oldest(l);
+            drop(l->pending_last);
             continue;
         }
-        hapi_loop_watch_events(w, 0);
-        hapi_loop_timer_set(l->loop, &l->retry, hapi_clock_ns() + ACCEPT_RETRY_NS);
+        accept_later(l, ACCEPT_RETRY_NS);
         return;
     }
 }
@@ -218,7 +284,7 @@ void hapi_control_listener_close(struct hapi_control_listener *l)
     if (!l)
         return;
     while (l->pending_last)
-        drop_oldest(l);
+        drop(l->pending_last);
     while (l->open)
         hapi_control_listener_gone(l->open);
     hapi_loop_timer_clear(l->loop, &l->retry);

@@ -271,6 +271,11 @@ bool hapi_stream_pending(const struct hapi_stream *s)
     return s->ssl && SSL_has_pending(s->ssl);
 }
 
+bool hapi_stream_heard(const struct hapi_stream *s)
+{
+    return s->ssl && BIO_number_read(SSL_get_rbio(s->ssl)) > 0;
+}
+
 void hapi_stream_shutdown(struct hapi_stream *s)
 {
     if (s->ssl && SSL_is_init_finished(s->ssl)) {

@@ -53,6 +53,8 @@ int hapi_stream_read(struct hapi_stream *s, void *buf, size_t n, size_t *got, st
 int hapi_stream_write(struct hapi_stream *s, const void *buf, size_t n, size_t *put, struct hapi_err *err);
 /* Bytes that have been taken off the socket but not been read: poll does not see them. */
 bool hapi_stream_pending(const struct hapi_stream *s);
+/* TLS: whether any byte has been taken off the socket. */
+bool hapi_stream_heard(const struct hapi_stream *s);
 /* Says that nothing more will be written. */
 void hapi_stream_shutdown(struct hapi_stream *s);
 /* Frees the TLS state and closes the socket. */
