@@ -1,0 +1,322 @@
+"""What can go wrong under a job on verbs, in ci/softroce's guest: loss, delay, a thin or cut cable, a device that goes
+away, sudden death of either side. Whatever happens, what is delivered is right, bit for bit and once; whoever is left
+has noticed within 5 s and holds no more than before; no receiver was ever not ready.
+
+    python3 tests/e2e/verbs_faults.py [--kills N] [--seed S] [TEST...]     (as root, inside the guest)
+
+HAPI_PROGRAMS and HAPI_DATA as for the other end-to-end tests. Without data: exit 77.
+"""
+
+import argparse
+import os
+import random
+import re
+import sys
+import tempfile
+import time
+import unittest
+
+from verbs_guest import (
+    HAPI,
+    HAPI_RT,
+    HOST,
+    HOST6,
+    NODE_DEVICE,
+    NOTICE_S,
+    Job,
+    alive,
+    data_cut,
+    device_add,
+    device_gone,
+    device_remove,
+    files,
+    held,
+    holders,
+    link_down,
+    link_up,
+    queue_pairs,
+    receiver_not_ready,
+    shaped,
+    small_sets,
+    tiny_model,
+    verbs_node,
+    wait_until,
+)
+
+CLASSES, SAMPLES, TESTS = 10, 160, 20
+PHOTO = 110_000  # bytes
+PORT = 7500
+JOB_QUEUE_PAIRS = 2  # its training and its test data: a connection each
+MBIT = 100
+options = argparse.Namespace(kills=10, seed=1)
+
+
+class Faults(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory(dir="/dev/shm")
+        cls.addClassCleanup(folder.cleanup)
+        cls.folder = folder.name
+        cls.data = os.path.join(cls.folder, "data")
+        if not small_sets(cls.data, PHOTO, train=SAMPLES // CLASSES, test=TESTS // CLASSES):
+            raise unittest.SkipTest("no shards in HAPI_DATA (ci/quickstart makes them)")
+        cls.model = tiny_model(os.path.join(cls.folder, "tiny.onnx"))
+        cls.node = None
+        cls.addClassCleanup(lambda: cls.node and cls.node.kill())
+        cls.node_start()
+        cls.whole = {}
+        for policy in ("none", "freeze"):
+            job = cls.whole[policy] = cls.job(f"whole-{policy}", policy)
+            if job.end(60) != 0:
+                raise AssertionError(f"an undisturbed job fails: {job.said()}")
+            job.bytes = job.report()["epochs"][0]["wire_bytes"]
+            print(f"     policy {policy}: {job.bytes} bytes, {time.monotonic() - job.started:.1f} s", flush=True)
+        cls.idle_remember()
+
+    @classmethod
+    def node_start(cls):
+        cls.node = verbs_node(cls.data, PORT)
+
+    @classmethod
+    def idle_remember(cls):
+        """What the node holds when it serves nobody, once it has served somebody."""
+        wait_until(lambda: queue_pairs(cls.node.process.pid) == 0, 5)
+        cls.idle = {"files": files(cls.node.process.pid), **held(cls.node.process.pid)}
+
+    @classmethod
+    def job(cls, name, policy, **kw):
+        return Job(cls.model, cls.node.address, os.path.join(cls.folder, name), policy, **kw)
+
+    def setUp(self):
+        self.rnr = receiver_not_ready()
+        self.jobs = []
+
+    def tearDown(self):
+        for job in self.jobs:
+            job.kill()
+        if not self.node.running():
+            type(self).node_start()
+
+    def start(self, name, policy, **kw):
+        self.jobs.append(self.job(name, policy, **kw))
+        return self.jobs[-1]
+
+    # ---- what is demanded of every test
+
+    def complete(self, job, policy, seconds=30):
+        """The job succeeds, with the bits of the undisturbed one, every sample once."""
+        self.assertEqual(job.end(seconds), 0, job.said() or "the job is not over in time")
+        self.assertEqual(job.same(self.whole[policy]), [], "features or labels differ")
+        self.assertEqual(sorted(job.delivered()), [(0, s) for s in range(SAMPLES)])
+
+    def idle_again(self):
+        """The node alone is left, and holds what it held before any of this."""
+        pid = self.node.process.pid
+
+        def now():
+            return {"files": files(pid), **held(pid)}
+
+        wait_until(lambda: now() == self.idle, NOTICE_S, 0.1)
+        self.assertEqual(now(), self.idle, f"the node's RDMA objects and descriptors; it said: {self.node.said()}")
+        self.assertEqual(list(holders()), [pid], "objects of dead processes")
+        self.assertEqual(alive(), {pid: "hapi-rt"}, "processes are left")
+
+    def quiet(self):
+        self.idle_again()
+        self.assertEqual(receiver_not_ready(), self.rnr, "a receiver was not ready")
+
+    def under_way(self, job, samples):
+        """Waits until that many samples have been delivered."""
+        there, _ = wait_until(lambda: len(job.delivered()) >= samples or not job.running(), 30, 0.02)
+        self.assertTrue(there and job.running(), f"the job is over too early: {job.said()}")
+
+    # ---- the cable
+
+    def test_ipv6(self):
+        if not HOST6:
+            self.skipTest("HAPI_TEST_VERBS_HOST6 is not set")
+        other = verbs_node(self.data, PORT + 1, HOST6)
+        self.addCleanup(other.kill)
+        for policy in ("none", "freeze"):
+            job = Job(self.model, other.address, os.path.join(self.folder, "ipv6"), policy)
+            self.jobs.append(job)
+            self.complete(job, policy)
+        self.assertEqual(other.stop(), 0)
+        self.quiet()
+
+    def spoiled(self, *qdisc):
+        for policy in ("none", "freeze"):
+            with self.subTest(policy), shaped(*qdisc):
+                job = self.start("spoiled", policy)
+                self.complete(job, policy, 60)
+                print(f"     {' '.join(qdisc)}, policy {policy}: {time.monotonic() - job.started:.1f} s", flush=True)
+        self.quiet()
+
+    def test_loss_of_1_percent(self):
+        self.spoiled("netem", "loss", "1%")
+
+    def test_delay_of_2_ms(self):
+        self.spoiled("netem", "delay", "2ms")
+
+    def test_100_mbit(self):
+        started = time.monotonic()
+        self.spoiled("tbf", "rate", f"{MBIT}mbit", "burst", "64kb", "latency", "100ms")
+        least = sum(w.bytes for w in self.whole.values()) * 8 / (MBIT * 1e6)
+        self.assertGreater(time.monotonic() - started, least, "the cable was not shaped: the test shows nothing")
+
+    def thin(self):
+        return shaped("tbf", "rate", f"{MBIT}mbit", "burst", "64kb", "latency", "100ms")
+
+    def test_link_down_and_up(self):
+        rng = random.Random(options.seed)
+        for policy, down in (("none", 1), ("freeze", rng.uniform(1, 3)), ("none", 3)):
+            with self.subTest(f"{policy}, {down:.1f} s"), self.thin():
+                job = self.start("down", policy)
+                self.under_way(job, 32)
+                link_down()
+                time.sleep(down)
+                self.assertTrue(job.running() or job.end(0) == 0, job.said())
+                link_up()
+                self.complete(job, policy)
+                self.assertGreater(job.report()["reissued_requests"], 0)
+        self.quiet()
+
+    def test_data_packets_lost_control_alive(self):
+        """RC gives up (retries exceeded); the control channel never notices. The job goes on when the path is back."""
+        with self.thin():
+            job = self.start("cut", "none")
+            self.under_way(job, 32)
+            with data_cut():
+                noticed, took = wait_until(lambda: queue_pairs(job.pid) < JOB_QUEUE_PAIRS, NOTICE_S, 0.1)
+                self.assertTrue(noticed, "the client's queue pair outlives the path")
+                self.assertTrue(job.running(), job.said())
+            print(f"     retries exceeded: noticed after {took:.1f} s", flush=True)
+            self.complete(job, "none")
+            self.assertGreater(job.report()["reissued_requests"], 0)
+        self.quiet()
+
+    # ---- the device
+
+    def test_device_removed_and_added(self):
+        with self.thin():
+            job = self.start("removed", "none")
+            self.under_way(job, 32)
+            try:
+                took = device_remove()
+            except OSError as e:
+                job.kill()
+                self.node.kill()  # which lets go of the device
+                wait_until(device_gone, NOTICE_S)
+                device_add()
+                self.fail(e)
+            gone, after = wait_until(lambda: queue_pairs(job.pid) < JOB_QUEUE_PAIRS or not job.running(), NOTICE_S, 0.1)
+            time.sleep(1)
+            device_add()
+            self.rnr = receiver_not_ready()  # a new device counts from 0
+            self.assertTrue(gone, "the client has not noticed that the node's device is gone")
+            self.assertTrue(self.node.running(), f"the node died: {self.node.said()}")
+            print(f"     removed in {took:.2f} s, the client noticed after {after:.1f} s", flush=True)
+            if job.end(30) == 0:
+                self.complete(job, "none")
+            else:
+                self.assertIn(job.address, job.said())
+                self.assertRegex(job.said(), r"no node left|device")
+                print(f"     the job ended: {job.said()}", flush=True)
+        self.assertRegex(self.node.said(), rf"{NODE_DEVICE}|device", "the node does not say why")
+        for policy in ("none", "freeze"):
+            self.complete(self.start("added", policy), policy)
+        self.quiet()
+
+    # ---- sudden death
+
+    def moments(self, policy):
+        """Seeds of kills: a moment of a job's life, often with bytes on the wire."""
+        rng = random.Random(options.seed)
+        for i in range(options.kills // 2):
+            yield i, policy[i % 2], rng.uniform(0, self.whole[policy[i % 2]].bytes * 8 / (MBIT * 1e6) + 0.3)
+
+    def test_kill_the_client(self):
+        for i, policy, after in self.moments(("none", "freeze")):
+            with self.subTest(f"seed {options.seed}, round {i}: {policy}, killed after {after:.2f} s"), self.thin():
+                job = self.start("killed", policy)
+                time.sleep(after)
+                self.assertTrue(job.running(), f"the job was over before it was killed: {job.said()}")
+                at = len(job.delivered())
+                job.kill()
+                killed = time.monotonic()
+                self.idle_again()
+                print(
+                    f"     client killed after {after:.2f} s and {at} samples:"
+                    f" all released {time.monotonic() - killed:.1f} s later",
+                    flush=True,
+                )
+        job = self.start("next", "freeze")
+        self.complete(job, "freeze")
+        self.quiet()
+
+    def test_kill_the_node(self):
+        for i, policy, after in self.moments(("freeze", "none")):
+            with self.subTest(f"seed {options.seed}, round {i}: {policy}, killed after {after:.2f} s"), self.thin():
+                self.node_dies(policy, after)
+        self.quiet()
+
+    def node_dies(self, policy, after):
+        job = self.start("orphan", policy)
+        time.sleep(after)
+        self.assertTrue(job.running(), f"the job was over before its node was killed: {job.said()}")
+        before, at = (files(job.pid), held(job.pid)), len(job.delivered())
+        self.assertTrue(before[1]["qp"] or not at, f"a job under way has no queue pair: {holders()}")
+        dead = self.node.process.pid
+        self.node.kill()
+
+        def noticed():
+            return not job.running() or not queue_pairs(job.pid)
+
+        there, took = wait_until(noticed, NOTICE_S)
+        self.assertTrue(there, f"the client still has queue pairs: {holders()}")
+        said = f"node killed after {after:.2f} s and {at} samples: noticed after {took:.1f} s"
+        self.assertNotIn(dead, holders(), "objects of the dead node")
+        if not job.running():
+            # Before the first connection stands there is nothing to go back to: the job says so and ends.
+            self.assertEqual(at, 0, f"the job does not survive its node: {job.said()}")
+            self.assertEqual(job.end(0), 1)
+            self.assertIn(job.address, job.said())
+            type(self).node_start()
+            self.complete(self.start("next", policy), policy)
+            print(f"     {said}; it had not begun", flush=True)
+            return
+        self.assertEqual(held(job.pid)["mr"], 0, "memory of dead connections is still registered")
+        type(self).node_start()
+        if before[1]["qp"] == JOB_QUEUE_PAIRS:  # it was connected: so it must be again, with nothing more than before
+
+            def back():
+                return not job.running() or (files(job.pid), held(job.pid)) == before
+
+            again, _ = wait_until(back, NOTICE_S, 0.02)
+            self.assertTrue(again, f"the client that reconnected holds {holders()}, before: {before}")
+        self.complete(job, policy)
+        print(f"     {said}; over after {time.monotonic() - job.started:.1f} s", flush=True)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--kills", type=int, default=100 if os.environ.get("HAPI_NIGHTLY") else 10)
+    p.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
+    p.add_argument("tests", nargs="*")
+    p.parse_args(namespace=options)
+    if not HOST or not os.access(HAPI, os.X_OK) or not os.access(HAPI_RT, os.X_OK):
+        print("skipped: HAPI_TEST_VERBS_HOST or the programs are missing (ci/softroce runs this in a guest)")
+        return 77
+    print(f"verbs_faults: {options.kills} kills, --seed {options.seed}", flush=True)
+    suite = unittest.TestSuite()
+    for name in unittest.TestLoader().getTestCaseNames(Faults):
+        if not options.tests or any(re.search(t, name) for t in options.tests):
+            suite.addTest(Faults(name))
+    r = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(suite)
+    bad, skipped = len(r.failures) + len(r.errors), len(r.skipped)
+    print(f"verbs-faults: {max(r.testsRun - bad - skipped, 0)} passed, {bad} failed, {skipped} skipped")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
