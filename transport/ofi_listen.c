@@ -1,10 +1,29 @@
+#include <dirent.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
 
 #include "ofi_int.h"
 
 static void refuse(struct ofi_listener *l, struct fi_info *info)
 {
     fi_reject(l->pep, info->handle, NULL, 0);
+}
+
+static int peer_add(struct ofi_listener *l, struct fid_ep *ep, struct hapi_err *err)
+{
+    union hapi_sockaddr *more = realloc(l->peers, (l->n_peers + 1) * sizeof *more);
+    size_t n = sizeof *more;
+
+    if (!more)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a connection");
+    l->peers = more;
+    memset(&more[l->n_peers], 0, sizeof *more);
+    int rc = fi_getpeer(ep, &more[l->n_peers], &n);
+    if (rc)
+        return hapi_ofi_error(err, rc, "fi_getpeer");
+    l->n_peers++;
+    return 0;
 }
 
 static void accept_one(struct ofi_listener *l, struct fi_info *info, const uint8_t *data, size_t n)
@@ -36,13 +55,78 @@ static void accept_one(struct ofi_listener *l, struct fi_info *info, const uint8
         rc = fi_accept(c->ep, NULL, 0);
         if (rc)
             hapi_ofi_error(&err, rc, "fi_accept");
+        else
+            rc = peer_add(l, c->ep, &err);
     }
     if (rc)
         hapi_conn_fail(&c->base, &err);
 }
 
+/* ---- the end ---- */
+
+static bool is_peer(const struct ofi_listener *l, const union hapi_sockaddr *a)
+{
+    char want[HAPI_ADDRESS_TEXT], is[HAPI_ADDRESS_TEXT];
+
+    hapi_sockaddr_text(a, is);
+    for (size_t i = 0; i < l->n_peers; i++) {
+        hapi_sockaddr_text(&l->peers[i], want);
+        if (strcmp(is, want) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* A connection that came to our port and never became one of ours. */
+static bool is_stranger(const struct ofi_listener *l, int fd)
+{
+    union hapi_sockaddr a = {0};
+    socklen_t n = sizeof a;
+
+    if (getsockname(fd, &a.sa, &n) || (a.sa.sa_family != AF_INET && a.sa.sa_family != AF_INET6) ||
+        hapi_sockaddr_port(&a) != l->base.port)
+        return false;
+    n = sizeof a;
+    return getpeername(fd, &a.sa, &n) == 0 && !is_peer(l, &a);
+}
+
+/* libfabric 1.17's tcp listener keeps who says nothing for ever, longer than itself: the descriptors would be
+ * left until the process ends. They are ended beneath it, and then it is asked to look. */
+static void strangers_end(struct ofi_listener *l)
+{
+    _Alignas(struct fi_eq_cm_entry) uint8_t buf[CM_BYTES];
+    struct fi_eq_cm_entry *entry = (struct fi_eq_cm_entry *)buf;
+    struct fi_eq_err_entry e = {0};
+    DIR *dir = opendir("/proc/self/fd");
+    const struct dirent *d;
+    uint32_t event;
+    bool any = false;
+
+    while (dir && (d = readdir(dir))) {
+        int fd = atoi(d->d_name);
+        if (d->d_name[0] == '.' || !is_stranger(l, fd))
+            continue;
+        shutdown(fd, SHUT_RDWR);
+        any = true;
+    }
+    if (dir)
+        closedir(dir);
+    for (int again = 0; any && again < 64; again++) {
+        ssize_t n = fi_eq_read(l->eq, &event, buf, sizeof buf, 0);
+        if (n == -FI_EAVAIL)
+            fi_eq_readerr(l->eq, &e, 0);
+        if (n >= (ssize_t)sizeof *entry && event == FI_CONNREQ) {
+            refuse(l, entry->info);
+            fi_freeinfo(entry->info);
+        }
+    }
+}
+
 static void listener_free(struct ofi_listener *l)
 {
+    if (l->pep && l->eq)
+        strangers_end(l);
+    free(l->peers);
     hapi_ofi_close(l->pep ? &l->pep->fid : NULL);
     hapi_ofi_close(l->eq ? &l->eq->fid : NULL);
     free(l);
