@@ -131,7 +131,7 @@ struct loader_node {
     int attempts;
     uint32_t caps;                     /* of its hello */
     enum transport transport;          /* of conn, or asked for */
-    bool falls_back;          /* conn is being closed, and another one asked for then */
+    bool falls_back;                   /* conn is being closed, and another one asked for then */
     bool verbs_was_up;                 /* then it does not fall back any more */
     struct hapi_err no_verbs;          /* code not 0: verbs failed before it was ever up, and why */
     struct hapi_err why_ofi;           /* with auto: why it is not verbs */

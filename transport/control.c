@@ -271,7 +271,7 @@ static void local_name(struct hapi_control *c, union hapi_sockaddr *a)
 
 int hapi_control_started(struct hapi_control *c, const struct hapi_tls *tls, struct hapi_err *err)
 {
-    union hapi_sockaddr a;
+    union hapi_sockaddr a = {0};
     socklen_t n = sizeof a;
     int one = 1;
 
