@@ -46,8 +46,6 @@ static void say_ready(const struct hapi_rt *rt)
     char offered[16], without[HAPI_ERR_TEXT + 32] = "", quoted[HAPI_ERR_TEXT];
     const char *bracket = strchr(rt->host, ':') ? "[]" : "";
 
-    printf("ready %.1s%s%s:%u\n", bracket, rt->host, *bracket ? "]" : "", hapi_rt_port(rt));
-    fflush(stdout);
     for (int t = 0; t < HAPI_TRANSPORTS; t++)
         if (!rt->offers[t].fabric) /* at least one is offered */
             snprintf(without, sizeof without, " without=%s why=%s", hapi_transport_names[t],
@@ -55,6 +53,8 @@ static void say_ready(const struct hapi_rt *rt)
     hapi_log(HAPI_LOG_INFO, "ready", "listen=%s:%u transport=%s%s class=%s threads=%u slab_mib=%zu", rt->host,
              hapi_rt_port(rt), hapi_fabrics_text(rt, offered), without, hapi_numeric_class(cfg->backend),
              cfg->threads, rt->slab.size >> 20);
+    printf("ready %.1s%s%s:%u\n", bracket, rt->host, *bracket ? "]" : "", hapi_rt_port(rt));
+    fflush(stdout);
 }
 
 static int serve(const struct hapi_config *cfg, int signal_fd, struct hapi_err *err)
