@@ -84,7 +84,7 @@ static void say_upload(struct talker *t)
 {
     static uint8_t bytes[4096];
     struct hapi_msg_model m = {.id = 1 + rng_below(&t->rng, 1000), .size = 64 + rng_below(&t->rng, 4000)};
-    uint32_t step = 1 + rng_below(&t->rng, 2000), wrong = rng_below(&t->rng, 6);
+    uint32_t step = 600 + rng_below(&t->rng, 2000), wrong = rng_below(&t->rng, 6);
 
     rng_bytes(&t->rng, bytes, sizeof bytes);
     rng_bytes(&t->rng, m.hash, sizeof m.hash);
@@ -132,7 +132,7 @@ static void burst(struct talker *t)
     t->fatal = false;
     t->since_ns = hapi_clock_ns();
     /* An upload first thing in a session only: what another one left behind decides what comes of it. */
-    if (t->fence == 0 && rng_one_in(&t->rng, 4))
+    if (t->fence == 0 && rng_one_in(&t->rng, 8))
         say_upload(t);
     for (uint32_t i = 0; i < n && !t->fatal; i++)
         if (rng_one_in(&t->rng, 400))
