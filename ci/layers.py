@@ -149,7 +149,7 @@ class Layers:
         notes = re.findall(r"^\s*(skipped.*)$", out, re.M)
         if code == 77:
             return Counts(skipped=1, notes=notes or ["skipped without a reason"])
-        found = re.findall(r"^(\w+: )?(\d+) passed, (\d+) failed, (\d+) skipped", out, re.M)
+        found = re.findall(r"^([\w-]+: )?(\d+) passed, (\d+) failed, (\d+) skipped", out, re.M)
         if not found:
             return Counts(passed=code == 0, failed=code != 0)
         parts = [f for f in found if f[0]] or found[-1:]
@@ -356,11 +356,27 @@ def e2e_tsan(ci):
 
 @layer("softroce")
 def softroce(ci):
-    """RDMA verbs on soft-RoCE inside a user-mode-linux kernel"""
+    """RDMA verbs on soft-RoCE inside a user-mode-linux kernel: conformance, faults, kills, a job"""
     good, folder = ci.gcc()
     if not good or not prepared(ci):
         return Counts(failed=1, notes=["programs, data or model could not be made"])
-    return ci.script("ci/softroce", timeout=1200, HAPI_BUILD_ROOT=ci.build, **places(ci, folder))
+    limit = 3600 if ci.nightly else 600
+    env = {"HAPI_BUILD_ROOT": ci.build, "HAPI_SOFTROCE_TIMEOUT": str(limit), **places(ci, folder)}
+    return ci.script("ci/softroce", timeout=limit + 900, **env)
+
+
+@layer("softroce-qemu")
+def softroce_qemu(ci):
+    """the same conformance test with AddressSanitizer, UBSan and ThreadSanitizer, in QEMU; nightly: perftest"""
+    made = [ci.asan_build(), ci.sanitized("tsan", "thread")]
+    if not all(good for good, _ in made):
+        return Counts(failed=1, notes=["a sanitized build fails"])
+    command = ("ci/softroce", "--lane", "qemu", "--", "ci/softroce-tests")
+    env = {"HAPI_BUILD_ROOT": ci.build, "HAPI_SOFTROCE_TIMEOUT": "600"}
+    counts = ci.script(*command, "sanitized", *(folder for _, folder in made), timeout=1500, **env)
+    if ci.nightly:
+        counts += ci.script(*command, "perftest", timeout=1500, **env)
+    return counts
 
 
 def tail(file, lines=40):
