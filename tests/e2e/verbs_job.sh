@@ -127,6 +127,27 @@ if [ -e /sys/class/net/va ]; then
     went cut freeze ofi 'data connection over verbs'
     same cut ofi freeze
 fi
+# A client that is stopped for longer than the deadline (4 s) connects again, by verbs, and misses nothing.
+"$PROGRAMS/hapi" train "$MODEL" --nodes "$(sed -n 's/^ready //p' "$WORK/ready")" --dataset train --test-dataset test \
+    --transport verbs --keep 0 --epochs 5 --batch 16 --quiet --checksum --json "$WORK/stopped-freeze.json" \
+    --dump-order "$WORK/order" &
+JOB=$!
+for _ in $(seq 400); do
+    [ -s "$WORK/order" ] && break
+    sleep 0.05
+done
+kill -STOP "$JOB"
+[ "$(wc -l <"$WORK/order")" -lt 320 ]
+sleep 6
+grep 'session closed.* transport=verbs .*nothing was heard' "$WORK/log"
+kill -CONT "$JOB"
+wait "$JOB"
+for epoch in 0 1 2 3 4; do
+    seq 0 63 | sed "s/^/$epoch /"
+done | sort >"$WORK/order-wanted"
+sort "$WORK/order" | cmp - "$WORK/order-wanted"
+went stopped freeze verbs 'asked for'
+
 # Who asks for verbs gets verbs, or is told why not.
 if train never freeze --transport verbs --gid-index 200 2>"$WORK/said"; then
     echo "a GID that is not there does not matter"
