@@ -39,7 +39,7 @@ struct hapi_fabric_path {
 #define HAPI_FABRIC_PATH_ANY ((struct hapi_fabric_path){-1, -1, -1, 0})
 
 struct hapi_fabric_options {
-    const char *device;                   /* verbs: device name; NULL: the one that routes to the peer */
+    const char *device;                   /* verbs: "NAME" or "NAME:PORT"; NULL: what routes to the peer */
     const char *provider;                 /* ofi: "tcp" or "verbs"; NULL: tcp */
     const struct hapi_fabric_path *path;  /* verbs; NULL: any. Copied */
     const struct hapi_topology *topology; /* verbs: of several devices the nearest is taken; may be NULL */
@@ -109,7 +109,8 @@ void *hapi_conn_user(const struct hapi_conn *c);
 
 /* Registers [base, base+n) for remote writes by this connection's peer only, under a random key; gone with
  * the connection. Client side, before requests name it; at most 8 per connection. `*remote_base` is what the
- * peer must use as the address of `base`. */
+ * peer must use as the address of `base`. The key is good for what the peer does on account of messages sent on
+ * this connection after the call: a memory window is bound in the order of its work requests. */
 int hapi_conn_expose(struct hapi_conn *c, void *base, size_t n, uint64_t *key, uint64_t *remote_base,
                      struct hapi_err *err);
 

@@ -31,9 +31,10 @@ static int wrong_device(const struct verbs_conn *c, struct hapi_err *err)
 {
     const char *wanted = c->base.fabric->device, *has = ibv_get_device_name(c->id->verbs->device);
 
-    if (!*wanted || strcmp(wanted, has) == 0)
+    if (hapi_verbs_wanted(wanted, has, c->id->port_num))
         return 0;
-    return hapi_err_set(err, HAPI_EINVAL, 0, "verbs: that address is reached by %s, not by %s", has, wanted);
+    return hapi_err_set(err, HAPI_EINVAL, 0, "verbs: that address is reached by %s:%u, not by %s", has,
+                        c->id->port_num, wanted);
 }
 
 /* As much of a queue pair as can be had before the peer is told. */

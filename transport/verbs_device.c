@@ -367,9 +367,9 @@ static int open_known_device(struct verbs_fabric *f, struct hapi_err *err)
     int rc = 0;
 
     for (int i = 0; list && i < n; i++)
-        if (n == 1 || strcmp(ibv_get_device_name(list[i]), wanted) == 0)
+        if (hapi_verbs_wanted(wanted, ibv_get_device_name(list[i]), 0) && (*wanted || n == 1))
             known = ibv_get_device_name(list[i]);
-    if (*wanted && (!known || strcmp(known, wanted) != 0))
+    if (*wanted && !known)
         rc = hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "verbs: no device named %s", wanted);
     else if (known && !hapi_verbs_device(f, known, err))
         rc = err && err->code ? err->code : HAPI_ETRANSPORT;

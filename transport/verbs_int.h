@@ -131,13 +131,16 @@ uint64_t hapi_verbs_rnr(const char *device, int port);
 /* An address of this machine through which an RDMA device is reached. */
 struct verbs_address {
     char device[VERBS_NAME_MAX];
+    int port;
     union hapi_sockaddr a;
     int numa;        /* nearest NUMA node; -1: unknown */
     bool gid_wanted; /* it is the address of the GID that was asked for */
 };
+/* Whether `wanted` ("", "NAME", "NAME:PORT") means that port of a device; port 0: any. */
+bool hapi_verbs_wanted(const char *wanted, const char *device, int port);
 /* Of n addresses the one to use: `want` itself if it is among them; else of the same family as `want`, or any
- * family where want has none (AF_UNSPEC), the first on NUMA node `numa`, or the first. Only those of `device`
- * ("": any), and with need_gid only those whose GID was asked for. -1: none. */
+ * family where want has none (AF_UNSPEC), the first on NUMA node `numa`, or the first. Only those that
+ * `device` means, and with need_gid only those whose GID was asked for. -1: none. */
 int hapi_verbs_choose(const struct verbs_address *list, int n, const union hapi_sockaddr *want,
                       const char *device, bool need_gid, int numa);
 /* The address of this side for a connection to (client) or from (node) `want`; *found false: leave it to the

@@ -4,6 +4,7 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "topology.h"
@@ -12,6 +13,17 @@
 enum { ADDRESSES_MAX = 64 };
 
 /* ---- choosing ---- */
+
+bool hapi_verbs_wanted(const char *wanted, const char *device, int port)
+{
+    size_t n = strcspn(wanted, ":");
+
+    if (!*wanted)
+        return true;
+    if (strlen(device) != n || memcmp(wanted, device, n) != 0)
+        return false;
+    return !wanted[n] || !port || atoi(wanted + n + 1) == port;
+}
 
 static bool same_host(const union hapi_sockaddr *a, const union hapi_sockaddr *b)
 {
@@ -29,7 +41,7 @@ int hapi_verbs_choose(const struct verbs_address *list, int n, const union hapi_
 
     for (int i = 0; i < n; i++) {
         const struct verbs_address *a = &list[i];
-        if ((*device && strcmp(a->device, device) != 0) || (need_gid && !a->gid_wanted))
+        if (!hapi_verbs_wanted(device, a->device, a->port) || (need_gid && !a->gid_wanted))
             continue;
         if (same_host(&a->a, want))
             return i;
@@ -67,7 +79,7 @@ static bool address_device(const struct verbs_fabric *f, const union hapi_sockad
     union hapi_sockaddr bind_to = *a;
     bool found = rdma_bind_addr(id, &bind_to.sa) == 0 && id->verbs;
     if (found) {
-        *out = (struct verbs_address){.a = *a, .numa = -1};
+        *out = (struct verbs_address){.port = id->port_num, .a = *a, .numa = -1};
         snprintf(out->device, sizeof out->device, "%s", ibv_get_device_name(id->verbs->device));
         out->numa = t ? hapi_topology_device_numa(t, out->device) : -1;
         out->gid_wanted =

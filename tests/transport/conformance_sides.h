@@ -176,6 +176,18 @@ static void connect_with(const uint8_t *n, uint16_t port)
     }
 }
 
+/* The node may write once a message sent after hapi_conn_expose() has come. */
+static void told(struct side *from, struct side *to)
+{
+    static const uint8_t hello = 1;
+
+    REQUIRE(hapi_conn_send(from->c, &hello, 1, NULL) == 0);
+    run_until(&to->recvs, 1, 3000);
+    REQUIRE(to->recvs == 1);
+    to->recvs = 0;
+    to->recv_bytes = 0;
+}
+
 /* An open connection with the window exposed and `grant` immediates granted. */
 static void connected(uint32_t grant)
 {
@@ -193,6 +205,7 @@ static void connected(uint32_t grant)
         fprintf(stderr, "%s: %s\n", kind, err.text);
         exit(1);
     }
+    told(&client, &node);
     if (grant)
         REQUIRE(hapi_conn_grant(client.c, grant) == 0);
 }

@@ -36,8 +36,10 @@ static void fill(void)
                  {"mlx5_1", "fd00::2", 1, false}};
 
     for (int i = 0; i < N; i++) {
-        list[i] = (struct verbs_address){
-            .a = address(rows[i].at), .numa = rows[i].numa, .gid_wanted = rows[i].gid_wanted};
+        list[i] = (struct verbs_address){.port = i == 3 ? 2 : 1,
+                                         .a = address(rows[i].at),
+                                         .numa = rows[i].numa,
+                                         .gid_wanted = rows[i].gid_wanted};
         strcpy(list[i].device, rows[i].device);
     }
 }
@@ -79,6 +81,11 @@ static void choose__device_or_gid_named__only_those(void)
     CHECK(choose("", "mlx5_1", true, 0) == 3);
     CHECK(choose("10.0.0.1", "mlx5_0", true, 0) == -1);
     CHECK(choose("10.0.0.1", "rxe9", false, 0) == -1);
+    CHECK(choose("10.0.0.1", "mlx5_1:2", false, 0) == 3);
+    CHECK(choose("10.0.0.1", "mlx5_1:1", false, 0) == 2);
+    CHECK(choose("10.0.0.1", "mlx5_1:3", false, 0) == -1);
+    CHECK(choose("10.0.0.1", "mlx5_:1", false, 0) == -1);
+    CHECK(hapi_verbs_wanted("mlx5_0:2", "mlx5_0", 0) && !hapi_verbs_wanted("mlx5_0:2", "mlx5_00", 2));
     CHECK(hapi_verbs_choose(list, 0, &list[0].a, "", false, 0) == -1);
 }
 
