@@ -13,11 +13,12 @@
 
 #include "clock.h"
 
-enum { PIECES_MAX = 64, DISPATCH_MAX = 256 };
+enum { PIECES_MAX = 64, DISPATCH_MAX = 256, LOOKS = 16 };
+#define QUIET INT64_MIN
 #define PIECE_BYTES ((size_t)1 << 30) /* io_uring refuses a larger registered buffer with EFAULT */
 
 /* The low bits of user_data say what a completion belongs to. */
-enum { TAG_OP = 0, TAG_WATCH = 1, TAG_WAKE = 2, TAG_NONE = 3, TAG_MASK = 3 };
+enum { TAG_OP = 0, TAG_WATCH = 1, TAG_WAKE = 2, TAG_NONE = 3, TAG_TIMER = 4, TAG_MASK = 7 };
 
 /* What the kernel refers to by user_data; outlives its watch until the last completion is reaped. */
 struct hapi_watch_slot {
@@ -33,8 +34,11 @@ struct hapi_loop {
     size_t slab_size;
     int n_pieces;
     struct hapi_timer *timers;                 /* by deadline */
+    struct __kernel_timespec alarm;            /* of the ring's one timeout */
+    int64_t alarm_ns;                          /* the same; INT64_MAX: none is set */
     struct hapi_poller *pollers, *next_poller; /* next_poller: where a round over them goes on */
-    int64_t active_ns, busy_ns;                /* when one last had something; the longest of theirs */
+    int64_t active_ns; /* when one last had something; 0: just now; QUIET: too long ago */
+    int64_t busy_ns;   /* the longest of theirs */
     struct hapi_watch_slot *free_slots;
     unsigned live_slots; /* slots the kernel still refers to */
     int wake_fd;
@@ -96,6 +100,8 @@ int hapi_loop_open(struct hapi_loop **out, unsigned entries, struct hapi_err *er
         rc = hapi_err_errno(err, errno, "cannot open an eventfd");
         goto fail_ring;
     }
+    l->alarm_ns = INT64_MAX;
+    l->active_ns = QUIET;
     wake_arm(l);
     *out = l;
     return 0;
@@ -289,8 +295,32 @@ void hapi_loop_timer_set(struct hapi_loop *l, struct hapi_timer *t, int64_t dead
     *p = t;
 }
 
+/*
+ * One absolute timeout in the ring for the earliest deadline. It is moved only when a deadline gets earlier:
+ * one that is cleared or put off (as heartbeats are, all the time) costs a wake-up too many once, and a turn
+ * of the loop that has nothing to do with timers reads no clock and sets no timer of the kernel's.
+ */
+static void alarm_set(struct hapi_loop *l)
+{
+    if (!l->timers || l->timers->deadline_ns >= l->alarm_ns)
+        return;
+    int64_t at = l->timers->deadline_ns < 0 ? 0 : l->timers->deadline_ns;
+    struct io_uring_sqe *s = hapi_loop_sqe(l);
+    l->alarm = (struct __kernel_timespec){.tv_sec = at / HAPI_NS_PER_S, .tv_nsec = at % HAPI_NS_PER_S};
+    if (l->alarm_ns == INT64_MAX) {
+        io_uring_prep_timeout(s, &l->alarm, 0, IORING_TIMEOUT_ABS);
+        io_uring_sqe_set_data64(s, TAG_TIMER);
+    } else { /* -ENOENT: it has just fired, and its completion sets it anew */
+        io_uring_prep_timeout_update(s, &l->alarm, TAG_TIMER, IORING_TIMEOUT_ABS);
+        io_uring_sqe_set_data64(s, TAG_NONE);
+    }
+    l->alarm_ns = l->timers->deadline_ns;
+}
+
 static void timers_fire(struct hapi_loop *l)
 {
+    if (l->alarm_ns != INT64_MAX)
+        return;
     int64_t now = l->timers ? hapi_clock_ns() : 0;
 
     while (l->timers && l->timers->deadline_ns <= now) {
@@ -354,8 +384,8 @@ void hapi_loop_poller_ready(struct hapi_poller *p)
 {
     struct hapi_loop *l = p->loop;
 
-    if (p->poll(p) && l->busy_ns)
-        l->active_ns = hapi_clock_ns();
+    if (p->poll(p))
+        l->active_ns = 0;
 }
 
 /* One round over all of them; each may remove itself and others. */
@@ -369,8 +399,8 @@ static bool pollers_round(struct hapi_loop *l, bool arm)
         l->next_poller = p->next;
         found |= arm ? p->arm(p) : p->poll(p);
     }
-    if (found && l->busy_ns)
-        l->active_ns = hapi_clock_ns();
+    if (found)
+        l->active_ns = 0;
     return found;
 }
 
@@ -380,22 +410,35 @@ static bool ring_has_something(struct hapi_loop *l)
            IO_URING_READ_ONCE(*l->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
 }
 
-/* Whether something was done: then there is no sleeping. Other threads have the processor in between. */
+/*
+ * Whether something was done: then there is no sleeping. Other threads have the processor in between. The
+ * clock is read at every LOOKS-th look: a busy queue has something sooner, and where reading it is a system
+ * call it costs as much as a look.
+ */
 static bool pollers_busy(struct hapi_loop *l, int64_t timeout_ns)
 {
-    int64_t now = hapi_clock_ns(), until = l->active_ns + l->busy_ns;
+    int64_t now = 0, until = INT64_MAX;
 
-    if (timeout_ns > 0 && now + timeout_ns < until)
-        until = now + timeout_ns;
-    if (l->timers && l->timers->deadline_ns < until)
-        until = l->timers->deadline_ns;
-    if (now < until && io_uring_sq_ready(&l->ring))
+    if (l->active_ns == QUIET)
+        return false;
+    alarm_set(l);
+    if (io_uring_sq_ready(&l->ring))
         io_uring_submit(&l->ring);
-    for (; now < until; now = hapi_clock_ns()) {
+    for (unsigned looks = 1; now < until; looks++) {
         if (pollers_round(l, false) || ring_has_something(l))
             return true;
+        if (looks % LOOKS == 0) {
+            now = hapi_clock_ns();
+            l->active_ns = l->active_ns ? l->active_ns : now;
+            if (until == INT64_MAX && timeout_ns > 0)
+                until = now + timeout_ns;
+            if (l->active_ns + l->busy_ns < until)
+                until = l->active_ns + l->busy_ns;
+        }
         sched_yield();
     }
+    if (now >= l->active_ns + l->busy_ns)
+        l->active_ns = QUIET;
     return false;
 }
 
@@ -423,6 +466,9 @@ static void dispatch(struct hapi_loop *l, uint64_t data, int res, uint32_t flags
         if (l->on_wake)
             l->on_wake(l->on_wake_arg);
         break;
+    case TAG_TIMER:
+        l->alarm_ns = INT64_MAX;
+        break;
     default:
         break;
     }
@@ -433,12 +479,7 @@ static int wait_for(struct hapi_loop *l, int64_t timeout_ns)
     struct io_uring_cqe *cqe;
     int rc;
 
-    if (l->timers) {
-        int64_t left = l->timers->deadline_ns - hapi_clock_ns();
-        left = left < 0 ? 0 : left;
-        if (timeout_ns < 0 || left < timeout_ns)
-            timeout_ns = left;
-    }
+    alarm_set(l);
     if (timeout_ns == 0) {
         rc = io_uring_submit_and_get_events(&l->ring);
     } else if (timeout_ns < 0) {
@@ -455,8 +496,11 @@ int hapi_loop_run_once(struct hapi_loop *l, int64_t timeout_ns, struct hapi_err 
 {
     struct io_uring_cqe *cqe;
 
-    if (timeout_ns && l->pollers && ((l->busy_ns && pollers_busy(l, timeout_ns)) || pollers_round(l, true)))
+    if (timeout_ns && l->pollers && ((l->busy_ns && pollers_busy(l, timeout_ns)) || pollers_round(l, true))) {
+        if (!io_uring_sq_ready(&l->ring) && !ring_has_something(l))
+            return 0; /* nothing for the kernel, nothing from it */
         timeout_ns = 0;
+    }
     int rc = wait_for(l, timeout_ns);
     if (rc < 0)
         return hapi_err_errno(err, -rc, "io_uring_enter failed");
