@@ -125,10 +125,12 @@ static void completed(struct verbs_conn *c, const struct ibv_wc *wc)
     }
     if (!recv && wc->wr_id != WR_BIND)
         hapi_conn_done(b, wc->wr_id >> 1, flushed ? HAPI_ECANCELED : HAPI_ETRANSPORT);
-    /* A flush is what follows from the cause, and the cause comes first: as a completion with another
-     * status, or as an event of the connection. */
+    /* A flush is what follows from a cause, which as a rule has come before it, as a completion with another
+     * status or as an event of the connection; but not always: see hapi_verbs_completions(). */
     if (!flushed)
         hapi_conn_failf(b, HAPI_ETRANSPORT, wc->status, "data connection: %s", ibv_wc_status_str(wc->status));
+    else
+        c->flushed = true;
 }
 
 int hapi_verbs_completions(struct verbs_conn *c)
@@ -143,6 +145,9 @@ int hapi_verbs_completions(struct verbs_conn *c)
     }
     if (n < 0)
         hapi_conn_failf(&c->base, HAPI_ETRANSPORT, 0, "verbs: cannot poll the completion queue");
+    else if (c->flushed) /* rxe without a route to the peer flushes everything and names no cause */
+        hapi_conn_failf(&c->base, HAPI_ETRANSPORT, IBV_WC_WR_FLUSH_ERR,
+                        "data connection: the queue pair is in its error state (is the link down?)");
     return sum;
 }
 

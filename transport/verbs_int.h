@@ -75,7 +75,7 @@ struct verbs_conn {
     struct ibv_comp_channel *channel;
     struct ibv_cq *cq;
     struct ibv_mr *slab; /* in pd */
-    bool own_pd, armed;
+    bool own_pd, armed, flushed;
     unsigned unacked; /* completion events */
     struct {
         struct ibv_mr *mr; /* its own, or of `memory` */
