@@ -7,10 +7,27 @@
 
 enum { PAGE = 4096, HUGE_PAGE = 2 << 20 };
 
+/* Pages that the administrator has set aside (vm.nr_hugepages); without enough of them the call fails. */
+static unsigned char *map_reserved(size_t size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (21 << MAP_HUGE_SHIFT), -1, 0);
+
+    return p == MAP_FAILED ? NULL : p;
+}
+
 int hapi_slab_init(struct hapi_slab *s, size_t size, struct hapi_err *err)
 {
     if (!size || size > SIZE_MAX / 2)
         return hapi_err_set(err, HAPI_EINVAL, 0, "a slab of %zu bytes was asked for", size);
+    if (size >= HUGE_PAGE) {
+        size_t whole = (size + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
+        unsigned char *huge = map_reserved(whole);
+        if (huge) {
+            *s = (struct hapi_slab){.base = huge, .size = whole};
+            return 0;
+        }
+    }
     size = (size + PAGE - 1) & ~(size_t)(PAGE - 1);
     size_t pad = size >= HUGE_PAGE ? HUGE_PAGE : 0;
     unsigned char *p =
