@@ -140,7 +140,8 @@ struct loader_node {
     uint32_t in_flight, max_requests, granted;
     int64_t progress_ns; /* when a part last came, or it was first asked after having nothing to do */
     uint64_t upload_at;
-    uint64_t index_from, index_objects; /* first object asked for; how many it said there are */
+    uint64_t index_from, index_objects;  /* first object asked for; how many it said there are */
+    uint64_t objects_left, samples_left; /* of what it said: not listed yet */
     struct hapi_err last;
     struct request requests[NODE_REQUESTS];
 };

@@ -252,6 +252,26 @@ static void ask_index(struct loader_node *n, uint64_t first)
     send(n, HAPI_MSG_INDEX, buf, hapi_msg_index_encode(&m, buf, sizeof buf));
 }
 
+/* What it may list is bounded by what it says it has, and that by what this side can count. */
+static int announced(struct loader_node *n, const struct hapi_msg_dataset *d, struct hapi_err *err)
+{
+    if (d->samples >= UINT32_MAX || d->objects >= UINT32_MAX)
+        return hapi_err_set(err, HAPI_ETOOBIG, 0, "it says that %s has %llu objects with %llu samples",
+                            n->l->o.dataset, (unsigned long long)d->objects, (unsigned long long)d->samples);
+    n->index_objects = n->objects_left = d->objects;
+    n->samples_left = d->samples;
+    return 0;
+}
+
+static int listed(struct loader_node *n, const struct hapi_msg_object *o, struct hapi_err *err)
+{
+    if (!n->objects_left || o->samples > n->samples_left)
+        return hapi_err_set(err, HAPI_EPROTO, 0, "its index has more in it than it said");
+    n->objects_left--;
+    n->samples_left -= o->samples;
+    return hapi_catalog_add(&n->l->catalog, n->number, o, err);
+}
+
 static void on_list(struct loader_node *n, const void *body, size_t size)
 {
     struct hapi_list_cursor cursor;
@@ -261,13 +281,16 @@ static void on_list(struct loader_node *n, const void *body, size_t size)
     char all[200] = "";
     size_t used = 0;
 
-    int rc = n->state == NODE_LISTING ? hapi_list_open(&cursor, body, size, &err) : HAPI_EPROTO;
+    int rc = n->state == NODE_LISTING
+                 ? hapi_list_open(&cursor, body, size, &err)
+                 : hapi_err_set(&err, HAPI_EPROTO, 0, "a list of datasets that was not asked for");
     while (!rc && (rc = hapi_list_next_dataset(&cursor, &d, &err)) == 1) {
         if (d.name.n == strlen(name) && !memcmp(d.name.s, name, d.name.n)) {
             rc = hapi_catalog_classes(&n->l->catalog, n->number, &d, &err);
+            if (!rc)
+                rc = announced(n, &d, &err);
             if (rc)
                 break;
-            n->index_objects = d.objects;
             ask_index(n, 0);
             return;
         }
@@ -287,11 +310,13 @@ static void on_index(struct loader_node *n, const void *body, size_t size)
     struct hapi_msg_object o;
     struct hapi_err err = {0};
 
-    int rc = n->state == NODE_INDEXING ? hapi_list_open(&cursor, body, size, &err) : HAPI_EPROTO;
+    int rc = n->state == NODE_INDEXING
+                 ? hapi_list_open(&cursor, body, size, &err)
+                 : hapi_err_set(&err, HAPI_EPROTO, 0, "an index that was not asked for");
     while (!rc && (rc = hapi_list_next_object(&cursor, &o, &err)) == 1)
-        rc = hapi_catalog_add(&n->l->catalog, n->number, &o, &err);
+        rc = listed(n, &o, &err);
     if (!rc && cursor.next && (cursor.next <= n->index_from || cursor.next >= n->index_objects))
-        rc = hapi_err_set(&err, HAPI_EPROTO, 0, "its index does not end"); /* nor may it grow without bound */
+        rc = hapi_err_set(&err, HAPI_EPROTO, 0, "its index does not end");
     if (rc)
         node_break(n, err.code ? err.code : HAPI_EPROTO, err.text);
     else if (cursor.next)

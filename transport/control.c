@@ -218,12 +218,14 @@ static void timer_fired(struct hapi_timer *t)
             hapi_control_fail(c, &c->why);
             return;
         }
-        hapi_err_set(&why, HAPI_ETIMEDOUT, 0, "%s: no answer for %.1f s while %s", c->peer,
+        hapi_err_set(&why, HAPI_ETIMEDOUT, 0, "no answer for %.1f s while %s",
                      (double)c->lim.handshake_ns * 1e-9, doing[c->state]);
-        if (c->state == CONTROL_HELLO)
+        if (c->state == CONTROL_HELLO) {
             hapi_control_refuse(c, HAPI_ETIMEDOUT, why.text);
-        else
+        } else {
+            hapi_err_context(&why, "%s", c->peer);
             hapi_control_fail(c, &why);
+        }
     }
 }
 
