@@ -4,7 +4,10 @@
  *     transport_test_conformance              every kind; those without a device are skipped, and said
  *     transport_test_conformance verbs 10.1.1.1    one kind, the node listening on that address
  */
+#include <arpa/inet.h>
 #include <errno.h>
+#include <rdma/rdma_cma.h>
+#include <sys/resource.h>
 
 #include "conformance_data.h"
 #include "conformance_two.h"
@@ -340,6 +343,40 @@ static void rnr__exceeded__closes_with_the_reason(void)
     disconnected();
 }
 
+/* ---- little locked memory: an ordinary user with a limit, in a process of its own ---- */
+
+static int limited_main(char **argv)
+{
+    struct rlimit lim = {64 << 10, 64 << 10};
+    struct hapi_err err = {0};
+
+    kind = argv[2];
+    if (setrlimit(RLIMIT_MEMLOCK, &lim) || setgid(65534) || setuid(65534))
+        return 3;
+    REQUIRE(hapi_loop_open(&loop, 256, NULL) == 0 && hapi_slab_init(&slab, SLAB, NULL) == 0);
+    int rc = hapi_fabric_open(&node_fabric, loop, kind, &slab, NULL, &err);
+    if (rc == 0) /* several devices: the one of this address takes the memory */
+        rc = hapi_listener_open(&listener, node_fabric, argv[3], 0, &listener_handler, NULL, &err);
+    fprintf(stderr, "     %s\n", err.text);
+    return rc == HAPI_ENOMEM && strstr(err.text, "6144 KiB") && strstr(err.text, "64 KiB") &&
+                   strstr(err.text, "ulimit -l")
+               ? 0
+               : 1;
+}
+
+static void memory__limit_too_low__said_how_much_and_what_to_do(void)
+{
+    char *argv[] = {(char *)"test_conformance", (char *)"--limited", (char *)kind, (char *)host, NULL};
+    int status = 0;
+    pid_t pid;
+
+    if (strcmp(kind, "verbs") != 0 || geteuid() != 0)
+        return; /* ofi's tcp locks nothing */
+    REQUIRE(posix_spawn(&pid, "/proc/self/exe", NULL, NULL, argv, environ) == 0);
+    REQUIRE(waitpid(pid, &status, 0) == pid);
+    CHECKF(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status 0x%x", status);
+}
+
 struct variant {
     const char *name, *kind;
     struct hapi_fabric_options opt;
@@ -379,10 +416,12 @@ static void run_all(const struct variant *v)
     CASE(reconnect__many_times__leaks_no_descriptor);
     CASE(peer__killed__closes_and_every_op_completes);
     CASE(rnr__exceeded__closes_with_the_reason);
+    CASE(memory__limit_too_low__said_how_much_and_what_to_do);
     fabrics_close();
 }
 
 static const struct hapi_fabric_path narrow = {-1, 8, 1, 1024};
+static struct hapi_fabric_path by_gid = {-1, -1, -1, 0};
 static const struct variant variants[] = {
     {"ofi", "ofi", {0}},
     {"ofi, busy polling", "ofi", {.busy_poll_us = 200}},
@@ -390,7 +429,30 @@ static const struct variant variants[] = {
     {"verbs", "verbs", {0}},
     {"verbs, without memory windows", "verbs", {.no_memory_windows = true}},
     {"verbs, busy polling, mtu 1024, tos 8, sl 1", "verbs", {.busy_poll_us = 200, .path = &narrow}},
+    {"verbs, by GID index", "verbs", {.path = &by_gid}},
 };
+
+/* Of the device that has this address: the GID that is made of it. */
+static int gid_index_of(const char *address)
+{
+    struct rdma_cm_id *id;
+    union ibv_gid gid;
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
+    struct sockaddr_in v4 = {.sin_family = AF_INET};
+    uint8_t want[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    bool is4 = inet_pton(AF_INET, address, &v4.sin_addr) == 1;
+    int found = -1;
+
+    REQUIRE(is4 || inet_pton(AF_INET6, address, &v6.sin6_addr) == 1);
+    memcpy(want + (is4 ? 12 : 0), is4 ? (void *)&v4.sin_addr : (void *)&v6.sin6_addr, is4 ? 4 : 16);
+    REQUIRE(rdma_create_id(NULL, &id, NULL, RDMA_PS_TCP) == 0);
+    REQUIRE(rdma_bind_addr(id, is4 ? (struct sockaddr *)&v4 : (struct sockaddr *)&v6) == 0 && id->verbs);
+    for (int i = 0; i < 16 && found < 0; i++)
+        if (ibv_query_gid(id->verbs, id->port_num, i, &gid) == 0 && memcmp(gid.raw, want, 16) == 0)
+            found = i;
+    rdma_destroy_id(id);
+    return found;
+}
 
 /* Where a kind listens; NULL with the reason printed: it cannot run here. */
 static const char *host_of(const char *k, const char *asked)
@@ -414,6 +476,8 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (argc == 6 && strcmp(argv[1], "--child") == 0)
         return child_main(argv);
+    if (argc == 4 && strcmp(argv[1], "--limited") == 0)
+        return limited_main(argv);
     fds = count_fds();
     REQUIRE(hapi_loop_open(&loop, 256, NULL) == 0 && hapi_slab_init(&slab, SLAB, NULL) == 0);
     uint8_t *m = mmap(NULL, WINDOW + 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -429,6 +493,10 @@ int main(int argc, char **argv)
         host = host_of(rdma ? "verbs" : kind, argc > 2 ? argv[2] : NULL);
         if (!host)
             continue;
+        if (variants[i].opt.path == &by_gid) {
+            by_gid.gid_index = gid_index_of(host);
+            REQUIRE(by_gid.gid_index >= 0);
+        }
         run_all(&variants[i]);
         ran++;
     }
