@@ -22,10 +22,10 @@ int choice_options(struct hapi_loader *l, struct hapi_err *err)
         return hapi_err_set(err, HAPI_EINVAL, 0, "transport is auto, ofi or verbs, not `%s`", l->o.transport);
     for (uint32_t m = 256; m <= 4096; m *= 2)
         mtu |= p->mtu == m;
-    if (p->gid_index < -1 || p->gid_index > 65535 || p->tos < -1 || p->tos > 255 || p->sl < -1 ||
-        p->sl > 15 || !mtu)
+    if (p->gid_index < -1 || p->gid_index > 255 || p->tos < -1 || p->tos > 255 || p->sl < -1 || p->sl > 15 ||
+        !mtu)
         return hapi_err_set(err, HAPI_EINVAL, 0,
-                            "out of range: gid_index 0..65535, mtu 256, 512, 1024, 2048 or 4096, tos 0..255, "
+                            "out of range: gid_index 0..255, mtu 256, 512, 1024, 2048 or 4096, tos 0..255, "
                             "sl 0..15");
     l->path = (struct hapi_fabric_path){p->gid_index, p->tos, p->sl, p->mtu};
     l->o.path = NULL; /* `path` is our copy */
