@@ -11,8 +11,9 @@ import tempfile
 import threading
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
-from harness import DATA, HAPI, NIGHTLY, PROGRAMS, hapi, node, run, tar_jpegs, tiny_model, write_folders
+from harness import DATA, NIGHTLY, PROGRAMS, hapi, node, run, tar_jpegs, tiny_model, write_folders
 
 HOSTILE = os.path.join(PROGRAMS, "tests")
 SEED = int(os.environ.get("HAPI_SEED", time.time()))
@@ -237,6 +238,60 @@ class Flood(Hostile):
 
     def test_ten_thousand_connections_over_tls(self):
         self.flood(("--key", self.keys["right"]), ("--wrong-key", self.keys["wrong"]))
+
+
+class Storage(Hostile):
+    """A node that does not do what it says: the job ends with a word about it, or goes on when it can."""
+
+    DEADLINE = 30  # five attempts to come back take 7 s, a hello that never comes 5 s
+    SEEDS = range(SEED, SEED + (20 if NIGHTLY else 1))
+    # After these a job can go on: they change nothing, or what is broken can be asked for again.
+    FINE = {"honest", "chatter", "error_codes"}
+    MAYBE = {"model_spoilt", "record_bits", "part_twice", "imm_ungranted", "frames", "dies", "ready_spoilt"}
+    MAYBE |= {"hello_spoilt", "ls_spoilt", "index_spoilt"}
+    # For raw objects, which this node's are not: no job can have features of them.
+    RAW = ("honest", "record_bits", "record_garbage", "record_count", "record_label", "record_place", "write_outside")
+
+    def play(self, play, policy, seed):
+        """One job with one such node; what is wrong with how it ended, or None."""
+        server = subprocess.Popen(
+            [os.path.join(HOSTILE, "hostile_node"), play, str(seed)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            address = server.stdout.readline().split()[1]
+            common = ("--dataset", "set", "--test-dataset", "set", "--epochs", 1, "--keep", 0, "--policy", policy)
+            common += ("--on-bad", "fail", "--quiet")
+            r = hapi("train", self.model, "--nodes", address, *common, timeout=2 * self.DEADLINE)
+        except subprocess.TimeoutExpired:
+            return "it hangs"
+        finally:
+            died = server.poll()
+            server.kill()
+            server.wait()
+            server.stdout.close()
+        if died is not None:
+            return f"the hostile node ended with {died}"
+        if r.seconds > self.DEADLINE:
+            return f"it took {r.seconds:.0f} s"
+        fine = policy == "freeze" and (play in self.FINE or (play in self.MAYBE and r.code == 0))
+        if r.code != (0 if fine else 1):
+            return r
+        named = r.err.startswith("hapi train: ") and r.err.count("\n") == 1 and ("set" in r.err or address in r.err)
+        return None if fine or (named and len(r.err.rstrip(" :\n")) > 30) else f"no clear word: {r}"
+
+    def test_a_job_ends_in_time_and_says_why(self):
+        plays = [line.split("\t")[0] for line in run(os.path.join(HOSTILE, "hostile_node"), "--plays").out.splitlines()]
+        self.assertGreater(len(plays), 30)
+        self.assertLessEqual(self.FINE | self.MAYBE | set(self.RAW), set(plays))
+        cases = [(p, "freeze", s) for s in self.SEEDS for p in plays]
+        cases += [(p, "none", s) for s in self.SEEDS for p in self.RAW]
+        with ThreadPoolExecutor(16) as pool:
+            for case, wrong in zip(cases, pool.map(lambda case: self.play(*case), cases)):
+                with self.subTest(f"{case[0]}, policy {case[1]}, seed {case[2]}"):
+                    self.assertIsNone(wrong)
 
 
 if __name__ == "__main__":
