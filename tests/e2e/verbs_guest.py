@@ -266,6 +266,17 @@ def alive():
     return out
 
 
+def state():
+    """For a message: queue pairs, devices that processes have open, what has been said to the kernel's log."""
+    lines = [sh("rdma", "resource", "show", "qp")]
+    for pid, name in alive().items():
+        for fd in glob.glob(f"/proc/{pid}/fd/*"):
+            with contextlib.suppress(OSError):
+                if "infiniband" in os.readlink(fd):
+                    lines.append(f"{name} {pid} has {os.readlink(fd)} open as {os.path.basename(fd)}")
+    return "\n".join(lines)
+
+
 def receiver_not_ready():
     """The device's counters of it, added up."""
     total = 0
