@@ -13,7 +13,7 @@ import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
-from harness import DATA, NIGHTLY, PROGRAMS, hapi, node, run, tar_jpegs, tiny_model, write_folders
+from harness import DATA, HAPI_RT, NIGHTLY, PROGRAMS, hapi, node, run, tar_jpegs, tiny_model, write_folders
 
 HOSTILE = os.path.join(PROGRAMS, "tests")
 SEED = int(os.environ.get("HAPI_SEED", time.time()))
@@ -21,7 +21,16 @@ CONTROL, DATA_MESSAGES = (900_000, 100_000) if NIGHTLY else (90_000, 10_000)
 CONNECTIONS = 10_000
 # Large blocks go back to the system when they are freed, so that what is still there is held.
 HEAP = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "2"}
-LS_DEADLINE = 1.5  # a process, a handshake, a question: 0.2 s on an idle machine
+
+
+def sanitized(path):
+    with open(path, "rb") as f:
+        program = f.read()
+    return b"__asan_init" in program or b"__tsan_init" in program
+
+
+SANITIZED = sanitized(HAPI_RT)
+LS_DEADLINE = 6 if SANITIZED else 1.5  # a process, a handshake, a question: 0.2 s on an idle machine
 JOB_DEADLINE = 60
 
 
@@ -153,7 +162,8 @@ class Hostile(unittest.TestCase):
     def check_left_over(self, n, before):
         after = self.settled(n)
         self.assertEqual((after.files, after.threads), (before.files, before.threads), f"{before} -> {after}")
-        self.assertLess(after.mb, before.mb * 1.1 + 16, f"{before} -> {after}")
+        if not SANITIZED:  # they keep freed memory, and know better what is lost
+            self.assertLess(after.mb, before.mb * 1.1 + 16, f"{before} -> {after}")
         return after
 
     def check_served(self, honest, idle):

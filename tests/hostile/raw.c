@@ -210,7 +210,8 @@ void raw_put(struct raw *r, const void *p, size_t n)
     if (!r->open)
         return;
     if (r->tx_size - r->tx_n < n) {
-        memmove(r->tx, r->tx + r->tx_at, r->tx_n - r->tx_at);
+        if (r->tx_at)
+            memmove(r->tx, r->tx + r->tx_at, r->tx_n - r->tx_at);
         r->tx_n -= r->tx_at;
         r->tx_at = 0;
         while (r->tx_size - r->tx_n < n)
