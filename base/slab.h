@@ -1,7 +1,8 @@
 /*
  * One piece of memory for a worker's whole data path: taken once, page-aligned, in huge pages (reserved ones
- * where there are enough, else transparent ones where the kernel gives them), registered once with the ring, the NIC and (later) the device; batches slice it.
- * A slab never grows. Slices are plain pointers into it. Not thread-safe while it is carved up.
+ * where there are enough, else transparent ones where the kernel gives them), registered once with the ring,
+ * the NIC and (later) the device; batches slice it. A slab never grows. Slices are plain pointers into it.
+ * Not thread-safe while it is carved up.
  */
 #ifndef HAPI_BASE_SLAB_H
 #define HAPI_BASE_SLAB_H

@@ -202,9 +202,9 @@ static int ranges_check(const struct hapi_config *c, struct hapi_err *err)
                             "64K, max_sessions >= 1, max_requests 1..1024, threads 0..1024");
     if (strcmp(c->transport, "auto") && strcmp(c->transport, "ofi") && strcmp(c->transport, "verbs"))
         return hapi_err_set(err, HAPI_EINVAL, 0, "transport is auto, ofi or verbs, not `%s`", c->transport);
-    if (!mtu || c->tos > 255 || c->sl > 15 || c->gid_index > 65535)
+    if (!mtu || c->tos > 255 || c->sl > 15 || c->gid_index > 255)
         return hapi_err_set(err, HAPI_EINVAL, 0,
-                            "out of range: gid_index 0..65535, mtu 256, 512, 1024, 2048 or 4096, tos 0..255, "
+                            "out of range: gid_index 0..255, mtu 256, 512, 1024, 2048 or 4096, tos 0..255, "
                             "sl 0..15");
     return 0;
 }

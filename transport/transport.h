@@ -109,8 +109,8 @@ void *hapi_conn_user(const struct hapi_conn *c);
 
 /* Registers [base, base+n) for remote writes by this connection's peer only, under a random key; gone with
  * the connection. Client side, before requests name it; at most 8 per connection. `*remote_base` is what the
- * peer must use as the address of `base`. The key is good for what the peer does on account of messages sent on
- * this connection after the call: a memory window is bound in the order of its work requests. */
+ * peer must use as the address of `base`. The key is good for what the peer does on account of messages sent
+ * on this connection after the call: a memory window is bound in the order of its work requests. */
 int hapi_conn_expose(struct hapi_conn *c, void *base, size_t n, uint64_t *key, uint64_t *remote_base,
                      struct hapi_err *err);
 
