@@ -35,6 +35,7 @@ from verbs_guest import (
     holders,
     link_down,
     link_up,
+    no_route,
     queue_pairs,
     receiver_not_ready,
     shaped,
@@ -74,6 +75,13 @@ class Faults(unittest.TestCase):
             job.bytes = job.report()["epochs"][0]["wire_bytes"]
             print(f"     policy {policy}: {job.bytes} bytes, {time.monotonic() - job.started:.1f} s", flush=True)
         cls.idle_remember()
+        with cls.thin():
+            job = cls.job("connected", "freeze")
+            wait_until(lambda: len(job.delivered()) >= 16, 10, 0.02)
+            cls.connected = {"files": files(job.pid), **held(job.pid)}
+            job.kill()
+        if cls.connected["qp"] != JOB_QUEUE_PAIRS:
+            raise AssertionError(f"a job under way has {cls.connected}")
 
     @classmethod
     def node_start(cls):
@@ -174,22 +182,43 @@ class Faults(unittest.TestCase):
         least = sum(w.bytes for w in self.whole.values()) * 8 / (MBIT * 1e6)
         self.assertGreater(time.monotonic() - started, least, "the cable was not shaped: the test shows nothing")
 
-    def thin(self):
+    @staticmethod
+    def thin():
         return shaped("tbf", "rate", f"{MBIT}mbit", "burst", "64kb", "latency", "100ms")
 
-    def test_link_down_and_up(self):
+    def test_cable_cut_and_mended(self):
+        """Nothing passes, the control channel's packets neither."""
         rng = random.Random(options.seed)
-        for policy, down in (("none", 1), ("freeze", rng.uniform(1, 3)), ("none", 3)):
-            with self.subTest(f"{policy}, {down:.1f} s"), self.thin():
-                job = self.start("down", policy)
+        for policy, cut in (("none", 1), ("freeze", rng.uniform(1, 3)), ("none", 3)):
+            with self.subTest(f"seed {options.seed}: {policy}, {cut:.1f} s"), self.thin():
+                job = self.start("cut", policy)
                 self.under_way(job, 32)
-                link_down()
-                time.sleep(down)
-                self.assertTrue(job.running() or job.end(0) == 0, job.said())
-                link_up()
+                with shaped("netem", "loss", "100%"):
+                    time.sleep(cut)
+                    self.assertTrue(job.running(), job.said())
                 self.complete(job, policy)
                 self.assertGreater(job.report()["reissued_requests"], 0)
         self.quiet()
+
+    def test_link_down_and_up(self):
+        first = self.idle
+        for policy, down in (("none", 1), ("freeze", 3)):
+            with self.subTest(f"{policy}, {down} s"), self.thin():
+                job = self.start("down", policy)
+                self.under_way(job, 32)
+                link_down()
+                noticed, took = wait_until(lambda: queue_pairs(job.pid) < JOB_QUEUE_PAIRS, NOTICE_S, 0.1)
+                self.assertTrue(noticed, f"both sides wait: {state()}\n{self.node.said()}")
+                time.sleep(max(0, down - took))
+                broken = link_up()
+                self.rnr = receiver_not_ready()  # a new device counts from 0
+                print(f"     link down: noticed after {took:.1f} s; made anew: {', '.join(broken) or 'nothing'}", flush=True)
+                self.complete(job, policy)
+                self.assertGreater(job.report()["reissued_requests"], 0)
+        self.idle_remember()
+        self.quiet()
+        type(self).idle = first
+        self.node.stop()
 
     def test_data_packets_lost_control_alive(self):
         """RC gives up (retries exceeded); the control channel never notices. The job goes on when the path is back."""
@@ -203,6 +232,21 @@ class Faults(unittest.TestCase):
             print(f"     retries exceeded: noticed after {took:.1f} s", flush=True)
             self.complete(job, "none")
             self.assertGreater(job.report()["reissued_requests"], 0)
+        self.quiet()
+
+    def test_no_route(self):
+        with self.thin():
+            job = self.start("route", "none")
+            self.under_way(job, 32)
+            with no_route():
+                noticed, took = wait_until(lambda: queue_pairs(job.pid) < JOB_QUEUE_PAIRS, NOTICE_S, 0.1)
+                self.assertTrue(noticed, f"both sides wait: {state()}\n{self.node.said()}")
+                print(f"     no route: noticed after {took:.1f} s", flush=True)
+            link_up()  # which makes the device anew
+            self.rnr = receiver_not_ready()
+            self.complete(job, "none")
+        self.node.stop()
+        self.node_restart()
         self.quiet()
 
     # ---- the device
@@ -230,7 +274,7 @@ class Faults(unittest.TestCase):
             try:
                 took = device_remove()
             except OSError as e:
-                e = f"{e}: {state()}\n{log.read()}"
+                e = f"{e}\n{log.read()}"
                 job.kill()
                 self.node.kill()  # which lets go of the device
                 wait_until(device_gone, NOTICE_S)
@@ -292,37 +336,29 @@ class Faults(unittest.TestCase):
         job = self.start("orphan", policy)
         time.sleep(after)
         self.assertTrue(job.running(), f"the job was over before its node was killed: {job.said()}")
-        before, at = (files(job.pid), held(job.pid)), len(job.delivered())
-        self.assertTrue(before[1]["qp"] or not at, f"a job under way has no queue pair: {holders()}")
         dead = self.node.process.pid
         self.node.kill()
-
-        def noticed():
-            return not job.running() or not queue_pairs(job.pid)
-
-        there, took = wait_until(noticed, NOTICE_S)
-        self.assertTrue(there, f"the client still has queue pairs: {holders()}")
-        said = f"node killed after {after:.2f} s and {at} samples: noticed after {took:.1f} s"
+        at = len(job.delivered())
+        there, took = wait_until(lambda: not job.running() or not queue_pairs(job.pid), NOTICE_S)
+        self.assertTrue(there, f"the client still has queue pairs: {state()}")
         self.assertNotIn(dead, holders(), "objects of the dead node")
+        said = f"node killed after {after:.2f} s and {at} samples: noticed after {took:.1f} s"
         if not job.running():
             # Before the first connection stands there is nothing to go back to: the job says so and ends.
-            self.assertEqual(at, 0, f"the job does not survive its node: {job.said()}")
-            self.assertEqual(job.end(0), 1)
+            self.assertEqual((at, job.end(0)), (0, 1), f"the job does not survive its node: {job.said()}")
             self.assertIn(job.address, job.said())
-            self.node_restart()
             print(f"     {said}; it had not begun", flush=True)
             return
         # What is left belongs to the device, for local use: windows and domains of connections are gone with them.
         left = held(job.pid)
         self.assertTrue(left["qp"] == left["cq"] == 0 and left["mr"] <= JOB_QUEUE_PAIRS, f"a client on its own: {left}")
         type(self).node_start()
-        if before[1]["qp"] == JOB_QUEUE_PAIRS:  # it was connected: so it must be again, with nothing more than before
 
-            def back():
-                return not job.running() or (files(job.pid), held(job.pid)) == before
+        def back():
+            return not job.running() or {"files": files(job.pid), **held(job.pid)} == self.connected
 
-            again, _ = wait_until(back, NOTICE_S, 0.02)
-            self.assertTrue(again, f"the client that reconnected holds {holders()}, before: {before}")
+        again, _ = wait_until(back, NOTICE_S, 0.02)
+        self.assertTrue(again, f"the client that reconnected holds {holders()}, before: {self.connected}")
         self.complete(job, policy)
         print(f"     {said}; over after {time.monotonic() - job.started:.1f} s", flush=True)
 

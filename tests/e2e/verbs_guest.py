@@ -22,6 +22,7 @@ PROGRAMS = os.environ.get("HAPI_PROGRAMS", os.path.join(ROOT, "build", "release"
 DATA = os.environ.get("HAPI_DATA", os.path.join(ROOT, "build", "data"))
 HAPI, HAPI_RT = os.path.join(PROGRAMS, "hapi"), os.path.join(PROGRAMS, "hapi-rt")
 HOST = os.environ.get("HAPI_TEST_VERBS_HOST", "")
+PEER = os.environ.get("HAPI_TEST_PEER_HOST", "")
 HOST6 = os.environ.get("HAPI_TEST_VERBS_HOST6", "")
 NODE_DEVICE, NODE_PORT, CLIENT_PORT = "rxeA", "va", "vb"
 
@@ -321,19 +322,43 @@ def link_down():
 
 
 def link_up():
+    """The devices whose kernel queue pair for connection management did not survive, made anew: rxe has it in its error
+    state for ever once a message finds no way out (on a device that is down, no route helps)."""
     sh("ip", "link", "set", NODE_PORT, "up")
     sh(os.path.join(ROOT, "ci", "softroce-guest"), "routes")
+    broken = []
+    for row in json.loads(sh("rdma", "-j", "resource", "show", "qp")):
+        if row["type"] == "GSI" and row["state"] == "ERR":
+            broken.append(row["ifname"])
+            device_remove(row["ifname"])
+            device_add(row["ifname"])
+    return broken
 
 
-def device_remove():
+@contextlib.contextmanager
+def no_route():
+    """From the node to the client: rxe then flushes the queue pair without naming a cause, and its queue pair for
+    connection management is of no use until the device is made anew."""
+    route = ("unreachable", f"{PEER}/32", "metric", "1", "table", "101")
+    sh("ip", "route", "add", *route)
+    try:
+        yield
+    finally:
+        sh("ip", "route", "del", *route)
+
+
+def device_remove(device=NODE_DEVICE):
     """Seconds that it took; OSError when it hangs, which it does while a process keeps the device open."""
     started = time.monotonic()
-    sh("rdma", "link", "delete", NODE_DEVICE, timeout=NOTICE_S)
+    try:
+        sh("rdma", "link", "delete", device, timeout=NOTICE_S)
+    except OSError as e:
+        raise OSError(f"{e}: {state()}") from None
     return time.monotonic() - started
 
 
-def device_add():
-    sh("rdma", "link", "add", NODE_DEVICE, "type", "rxe", "netdev", NODE_PORT)
+def device_add(device=NODE_DEVICE):
+    sh("rdma", "link", "add", device, "type", "rxe", "netdev", NODE_PORT if device == NODE_DEVICE else CLIENT_PORT)
 
 
 def device_gone():
