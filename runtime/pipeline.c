@@ -169,6 +169,7 @@ bool hapi_batch_start(struct hapi_rt *rt, struct hapi_service *v)
     b->ns[HAPI_NS_QUEUE] = now - v->arrived_ns;
     v->refs++;
     v->unsent++;
+    v->session->batches++;
     if (v->status) { /* the error part: no samples, terminal */
         b->count = 0;
         v->formed = v->req.n_samples;
@@ -285,6 +286,7 @@ static void send_done(struct hapi_conn *c, struct hapi_conn_op *op, int status)
 
     (void)status; /* a failed one is followed by the connection's on_close */
     rt->counters.stage_ns[HAPI_NS_SEND] += (uint64_t)(hapi_clock_ns() - b->since_ns);
+    b->service->session->sent_ns = hapi_clock_ns();
     advance(b, HAPI_BATCH_FREE);
     hapi_batches_continue(rt, c);
     hapi_sched_pump(rt);
@@ -339,6 +341,8 @@ static void send_continue(struct hapi_batch *b)
 
 static void enter_send(struct hapi_batch *b)
 {
+    if (b->service->session->sending++ == 0)
+        b->service->session->sent_ns = b->since_ns;
     b->sent_tensors = b->sent_samples = 0;
     samples_judge(b);
     send_continue(b);
@@ -363,6 +367,8 @@ static void enter_free(struct hapi_batch *b)
     if (!b->posted)
         v->unsent--;
     v->refs--;
+    v->session->batches--;
+    v->session->sending--;
     b->service = NULL;
     b->next = b->rt->free_batches;
     b->rt->free_batches = b;

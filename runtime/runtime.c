@@ -226,6 +226,7 @@ int hapi_rt_run(struct hapi_rt *rt, struct hapi_err *err)
         if (rt->draining)
             drain_step(rt);
         hapi_sched_pump(rt);
+        hapi_sessions_stalled(rt);
         hapi_sessions_reap(rt);
     }
     return 0;

@@ -86,6 +86,8 @@ struct hapi_session {
     uint8_t upload_hash[HAPI_HASH_SIZE], *upload;
     struct hapi_service *services, *free_services, *queue, **queue_tail;
     uint32_t n_services, max_requests, in_service;
+    uint32_t batches, sending; /* micro-batches it holds; of them computed and on their way out */
+    int64_t sent_ns;           /* when one of these last was out, or the first came to be */
 };
 
 struct hapi_rt {
@@ -150,6 +152,8 @@ extern const struct hapi_control_handler hapi_session_control_handler;
 /* session.c: its data connection and its requests. The user of the listener is the session. */
 /* Notes why (the first reason counts), and says so in the log once neither connection is left. */
 void hapi_session_end(struct hapi_session *s, const struct hapi_err *why);
+/* Logs `what`, tells the client and closes both connections. */
+void hapi_session_fail(struct hapi_session *s, const char *what, const struct hapi_err *why);
 void hapi_conn_stats_add(struct hapi_conn_stats *sum, const struct hapi_conn_stats *s);
 extern const struct hapi_listener_handler hapi_session_data_handler;
 /* A prefix became ready or failed: requests that waited for it go on. arg: the struct hapi_rt. */
@@ -160,6 +164,8 @@ void hapi_sessions_reap(struct hapi_rt *rt);
 void hapi_service_finish(struct hapi_service *v); /* out of the queue; reused once refs is 0 */
 
 /* sched.c */
+/* Between the loop's rounds: ends the sessions that take nothing of what was computed for them. */
+void hapi_sessions_stalled(struct hapi_rt *rt);
 /* Gives free micro-batches to requests, in turn between sessions, until one of both runs out. */
 void hapi_sched_pump(struct hapi_rt *rt);
 

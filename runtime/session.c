@@ -127,7 +127,7 @@ void hapi_session_end(struct hapi_session *s, const struct hapi_err *why)
     rt->last_end.why = s->why;
 }
 
-static void session_fail(struct hapi_session *s, const char *what, const struct hapi_err *why)
+void hapi_session_fail(struct hapi_session *s, const char *what, const struct hapi_err *why)
 {
     char quoted[HAPI_ERR_TEXT];
 
@@ -152,19 +152,19 @@ static void data_recv(struct hapi_conn *c, const void *message, size_t n)
     s->conn_used = true;
     if (n > HAPI_REQUEST_MAX || !v || s->in_service >= s->max_requests) {
         hapi_err_set(&err, HAPI_EPROTO, 0, "more than the %u requests that were granted", s->max_requests);
-        session_fail(s, "client breaks the protocol", &err);
+        hapi_session_fail(s, "client breaks the protocol", &err);
         return;
     }
     memcpy(v->message, message, n);
     v->req.objects = v->objects;
     v->req.samples = v->samples;
     if (hapi_request_decode(&v->req, v->message, n, &err)) {
-        session_fail(s, "malformed request", &err);
+        hapi_session_fail(s, "malformed request", &err);
         return;
     }
     if ((bad = dataset_resolve(v))) {
         hapi_err_set(&err, HAPI_ENOENT, 0, "%s: %.*s", bad, (int)v->req.dataset.n, v->req.dataset.s);
-        session_fail(s, "request refused", &err);
+        hapi_session_fail(s, "request refused", &err);
         return;
     }
     s->free_services = v->next;
