@@ -209,6 +209,30 @@ class Client(Hostile):
     def test_malformed_messages_over_tls(self):
         self.siege(("--key", self.keys["right"]))
 
+    def test_clients_that_take_nothing_of_what_they_ask_for(self):
+        common = ("--dataset", "set", "--object", self.object, "--seed", str(SEED), "--hog", "--fetchers")
+        with node(self.data, env=HEAP) as n:
+            honest = Honest(n.address, self.model)
+            self.assertIsNotNone(honest.train(), honest.failed)
+            before = self.settled(n)
+            # One of them cannot hold everything; several can, until the deadline for taking what was asked for.
+            for hogs, deadline in ((1, 5), (3, 12)):
+                command = [os.path.join(HOSTILE, "hostile_client"), n.address, *common, str(hogs)]
+                with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as p:
+                    try:
+                        self.assertEqual(p.stdout.readline(), "hogging\n")
+                        time.sleep(0.5)
+                        started = time.monotonic()
+                        self.assertIsNotNone(honest.train(), honest.failed)
+                        seconds = time.monotonic() - started
+                        self.assertLess(seconds, deadline * (4 if SANITIZED else 1))
+                        self.say(f"{hogs} that take nothing: {seconds:.1f} s for a job")
+                    finally:
+                        p.kill()
+            self.check_left_over(n, before)
+            self.assertEqual(honest.failed, [])
+            self.assertEqual(n.stop(), 0, n.said())
+
 
 class Flood(Hostile):
     """Peers that never get as far as hello."""

@@ -3,13 +3,16 @@
 #include <getopt.h>
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "hostile_client.h"
 
 static const char usage[] =
     "usage: hostile_client HOST:PORT --dataset NAME --object NAME [--key FILE] [--seed N]\n"
     "           [--control N] [--data N] [--sessions N] [--fetchers N] [--deaf N]\n\n"
-    "Sends that many messages over that many sessions at once. --deaf: sessions that read no answer.\n";
+    "Sends that many messages over that many sessions at once. --deaf: sessions that read no answer.\n"
+    "--hog: each fetcher asks for much and takes nothing of it, but lives; prints `hogging`, until it is "
+    "killed.\n";
 
 enum { SESSIONS_MAX = 64 };
 
@@ -17,15 +20,22 @@ struct options {
     const char *node, *key, *dataset, *object;
     uint64_t seed, control, data;
     unsigned sessions, fetchers, deaf;
+    bool hog;
 };
 
 static struct options parse(int argc, char **argv)
 {
-    static const struct option names[] = {{"key", 1, 0, 'k'},      {"dataset", 1, 0, 'd'},
-                                          {"object", 1, 0, 'o'},   {"seed", 1, 0, 's'},
-                                          {"control", 1, 0, 'c'},  {"data", 1, 0, 'D'},
-                                          {"sessions", 1, 0, 'n'}, {"fetchers", 1, 0, 'f'},
-                                          {"deaf", 1, 0, 'q'},     {0}};
+    static const struct option names[] = {{"key", 1, 0, 'k'},
+                                          {"dataset", 1, 0, 'd'},
+                                          {"object", 1, 0, 'o'},
+                                          {"seed", 1, 0, 's'},
+                                          {"control", 1, 0, 'c'},
+                                          {"data", 1, 0, 'D'},
+                                          {"sessions", 1, 0, 'n'},
+                                          {"fetchers", 1, 0, 'f'},
+                                          {"deaf", 1, 0, 'q'},
+                                          {"hog", 0, 0, 'h'},
+                                          {0}};
     struct options o = {.seed = 1, .control = 10000, .data = 1000, .sessions = 8, .fetchers = 4};
     int c;
 
@@ -57,6 +67,9 @@ static struct options parse(int argc, char **argv)
             break;
         case 'q':
             o.deaf = (unsigned)atoi(optarg);
+            break;
+        case 'h':
+            o.hog = true;
             break;
         default:
             fputs(usage, stderr);
@@ -111,6 +124,28 @@ static void fight(struct war *w, const struct options *o)
         fetcher_free(fetchers[i]);
 }
 
+/* Control channels that beat, data connections that nobody reads. */
+static void hog(struct war *w, const struct options *o)
+{
+    struct fetcher *f[SESSIONS_MAX];
+
+    w->hog = true;
+    for (unsigned i = 0; i < o->fetchers; i++)
+        f[i] = fetcher_new(w, o->seed + i);
+    while (w->hogging < o->fetchers) {
+        for (unsigned i = 0; i < o->fetchers; i++)
+            fetcher_step(f[i]);
+        REQUIRE(hapi_loop_run_once(w->loop, HAPI_NS_PER_MS, NULL) == 0);
+    }
+    printf("hogging\n");
+    fflush(stdout);
+    for (;;) {
+        for (unsigned i = 0; i < o->fetchers; i++)
+            fetcher_beat(f[i]);
+        usleep(200000);
+    }
+}
+
 int main(int argc, char **argv)
 {
     struct options o = parse(argc, argv);
@@ -120,6 +155,8 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     fprintf(stderr, "seed %llu\n", (unsigned long long)o.seed);
     war_open(&w, &o);
+    if (o.hog)
+        hog(&w, &o);
     int64_t since = hapi_clock_ns();
     fight(&w, &o);
     printf(

@@ -26,6 +26,8 @@ struct war {
     struct hapi_fabric *fabric;
     struct tally tally;
     int64_t patience_ns; /* for an answer */
+    bool hog;            /* fetchers ask for much, and then nobody runs the loop any more */
+    unsigned hogging;    /* that have asked */
 };
 
 struct talker;
@@ -39,5 +41,7 @@ struct fetcher;
 struct fetcher *fetcher_new(struct war *w, uint64_t seed);
 void fetcher_free(struct fetcher *f);
 void fetcher_step(struct fetcher *f);
+/* Says that it is alive; without the loop, which would take what it asked for. */
+void fetcher_beat(struct fetcher *f);
 
 #endif

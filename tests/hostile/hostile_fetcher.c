@@ -164,11 +164,32 @@ static void say_request(struct fetcher *f, bool good)
     }
 }
 
+/* Much more than the sockets' buffers hold: every micro-batch of the node waits for us. */
+static void hog(struct fetcher *f)
+{
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        struct hapi_request q = request_make(f, false);
+        q.index = (uint16_t)i;
+        q.n_samples = HAPI_REQUEST_SAMPLES / 2;
+        q.max_parts = HAPI_REQUEST_SAMPLES;
+        q.flags = q.deadline_ms = q.micro_batch = 0;
+        q.windows[0].capacity = 1ULL << 30;
+        q.record_bytes = (uint64_t)q.max_parts * 8192;
+        for (uint32_t k = 0; k < q.n_samples; k++)
+            f->samples[k] = (struct hapi_req_sample){0, 0};
+        int n = hapi_request_encode(&q, f->body.b, sizeof f->body.b);
+        REQUIRE(n > 0 && send_bytes(f, f->body.b, (size_t)n));
+    }
+    f->state = FETCH_BURST;
+    f->since_ns = hapi_clock_ns();
+    f->w->hogging++;
+}
+
 static void burst(struct fetcher *f)
 {
     uint32_t n = 1 + rng_below(&f->rng, REQUESTS - 1);
 
-    if (rng_one_in(&f->rng, 30))
+    if (!f->w->hog && rng_one_in(&f->rng, 30))
         n = REQUESTS + 3; /* more than were granted */
     f->state = FETCH_BURST;
     f->since_ns = hapi_clock_ns();
@@ -192,7 +213,10 @@ static void data_open(struct hapi_conn *c)
     }
     f->w->tally.connections++;
     f->granted = 0;
-    burst(f);
+    if (f->w->hog)
+        hog(f);
+    else
+        burst(f);
 }
 
 static void data_imm(struct hapi_conn *c, uint32_t imm)
@@ -260,7 +284,7 @@ static void on_data_ready(struct fetcher *f, const uint8_t *body, size_t n)
     REQUIRE(hapi_msg_data_decode(&m, body, n, NULL) == 0 && m.port);
     memcpy(host, m.host.s, m.host.n);
     host[m.host.n] = '\0';
-    if (rng_one_in(&f->rng, 30))
+    if (!f->w->hog && rng_one_in(&f->rng, 30))
         m.nonce[rng_below(&f->rng, HAPI_NONCE_SIZE)] ^= 1; /* a stranger */
     if (hapi_conn_connect(&f->conn, f->w->fabric, host, m.port, m.nonce, &data_handler, f, &err)) {
         fprintf(stderr, "%s\n", err.text);
@@ -345,4 +369,14 @@ void fetcher_step(struct fetcher *f)
         f->w->tally.stuck++;
         close_all(f);
     }
+}
+
+void fetcher_beat(struct fetcher *f)
+{
+    static const uint8_t frame[FRAME_HEAD] = {4, 0, 0, 0, HAPI_MSG_HEARTBEAT};
+    struct hapi_err err;
+    size_t put;
+
+    if (f->raw.open)
+        hapi_stream_write(&f->raw.stream, frame, sizeof frame, &put, &err);
 }
