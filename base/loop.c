@@ -500,6 +500,8 @@ int hapi_loop_run_once(struct hapi_loop *l, int64_t timeout_ns, struct hapi_err 
         if (!io_uring_sq_ready(&l->ring) && !ring_has_something(l))
             return 0; /* nothing for the kernel, nothing from it */
         timeout_ns = 0;
+    } else if (!timeout_ns) {
+        pollers_round(l, false);
     }
     int rc = wait_for(l, timeout_ns);
     if (rc < 0)
