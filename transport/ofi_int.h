@@ -34,6 +34,7 @@ struct ofi_listener {
     struct fid_eq *eq;
     struct fid_pep *pep;
     bool in_ready, closed;
+    union hapi_sockaddr at;     /* where it listens */
     union hapi_sockaddr *peers; /* of the connections that it made */
     size_t n_peers;
 };

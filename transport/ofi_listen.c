@@ -77,14 +77,26 @@ static bool is_peer(const struct ofi_listener *l, const union hapi_sockaddr *a)
     return false;
 }
 
-/* A connection that came to our port and never became one of ours. */
+/* Another listener of this process may have the same port at another address. */
+static bool comes_here(const struct ofi_listener *l, const union hapi_sockaddr *a)
+{
+    char here[HAPI_ADDRESS_TEXT], is[HAPI_ADDRESS_TEXT];
+    bool any = l->at.sa.sa_family == AF_INET ? l->at.in.sin_addr.s_addr == htonl(INADDR_ANY)
+                                             : IN6_IS_ADDR_UNSPECIFIED(&l->at.in6.sin6_addr);
+
+    hapi_sockaddr_text(&l->at, here);
+    hapi_sockaddr_text(a, is);
+    return any ? hapi_sockaddr_port(a) == l->base.port : strcmp(here, is) == 0;
+}
+
+/* A connection that came to us and never became one of ours. */
 static bool is_stranger(const struct ofi_listener *l, int fd)
 {
     union hapi_sockaddr a = {0};
     socklen_t n = sizeof a;
 
     if (getsockname(fd, &a.sa, &n) || (a.sa.sa_family != AF_INET && a.sa.sa_family != AF_INET6) ||
-        hapi_sockaddr_port(&a) != l->base.port)
+        !comes_here(l, &a))
         return false;
     n = sizeof a;
     return getpeername(fd, &a.sa, &n) == 0 && !is_peer(l, &a);
@@ -124,7 +136,9 @@ static void strangers_end(struct ofi_listener *l)
 
 static void listener_free(struct ofi_listener *l)
 {
-    if (l->pep && l->eq)
+    const struct ofi_fabric *f = (const struct ofi_fabric *)l->base.fabric;
+
+    if (l->pep && l->eq && !f->local_keys) /* with RDMA the port is none of TCP's */
         strangers_end(l);
     free(l->peers);
     hapi_ofi_close(l->pep ? &l->pep->fid : NULL);
@@ -176,8 +190,7 @@ static void listener_ready(struct hapi_watch *w, uint32_t revents)
 static int listener_bind(struct ofi_listener *l, struct fi_info *info, struct hapi_err *err)
 {
     struct ofi_fabric *f = (struct ofi_fabric *)l->base.fabric;
-    union hapi_sockaddr a;
-    size_t n = sizeof a;
+    size_t n = sizeof l->at;
     int rc = fi_passive_ep(f->fid, info, &l->pep, NULL);
 
     if (rc)
@@ -187,10 +200,10 @@ static int listener_bind(struct ofi_listener *l, struct fi_info *info, struct ha
         rc = fi_listen(l->pep);
     if (rc)
         return hapi_ofi_error(err, rc, "fi_listen");
-    rc = fi_getname(&l->pep->fid, &a, &n);
+    rc = fi_getname(&l->pep->fid, &l->at, &n);
     if (rc)
         return hapi_ofi_error(err, rc, "fi_getname");
-    l->base.port = hapi_sockaddr_port(&a);
+    l->base.port = hapi_sockaddr_port(&l->at);
     return 0;
 }
 

@@ -51,6 +51,25 @@ static void key__of_another_connection__opens_nothing(void)
     disconnected();
 }
 
+/* Two listeners can have the same port, at two addresses. */
+static void listener__same_port_at_another_address__its_end_is_its_own(void)
+{
+    struct hapi_listener *other = NULL;
+
+    if (strcmp(host, "127.0.0.1") != 0)
+        return; /* the one that has a second address everywhere */
+    connected(1);
+    REQUIRE(hapi_listener_open(&other, node_fabric, "127.0.0.2", hapi_listener_port(listener),
+                               &listener_handler, NULL, NULL) == 0);
+    hapi_listener_close(other);
+    run_for(20);
+    CHECK(client.closed == 0 && node.closed == 0);
+    CHECK(hapi_conn_write_imm(node.c, slab.base, 8, base, key, 3, NULL) == 0);
+    run_until(&client.imms, 1, 3000);
+    CHECK(client.imms == 1 && client.last_imm == 3);
+    disconnected();
+}
+
 /* ---- the fence rules of docs/architecture.md ---- */
 
 /* (i) After a record that ends a request its window is free: the next one may be written at once. */

@@ -407,6 +407,7 @@ static void run_all(const struct variant *v)
     CASE(close__at_any_moment_of_connecting__each_told_once);
     CASE(completions__many_writes__one_stands_for_many);
     CASE(key__of_another_connection__opens_nothing);
+    CASE(listener__same_port_at_another_address__its_end_is_its_own);
     CASE(fence__after_the_record__window_is_free);
     CASE(fence__after_close__memory_serves_another_request);
     CASE(fence__hedged__loser_cannot_touch_what_was_delivered);
