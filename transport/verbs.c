@@ -371,13 +371,21 @@ static void leave_device(struct verbs_conn *c)
     c->device = NULL;
 }
 
+/* A device that was removed, or came back, counts less than before. */
+static uint64_t rnr_since(const struct verbs_conn *c)
+{
+    uint64_t now = c->device ? hapi_verbs_rnr(c->device->name, c->id->port_num) : 0;
+
+    return now > c->rnr_before ? now - c->rnr_before : 0;
+}
+
 void hapi_verbs_conn_stop(struct hapi_conn *base)
 {
     struct verbs_conn *c = (struct verbs_conn *)base;
 
     hapi_loop_poller_remove(&c->poller);
     hapi_loop_unwatch(&c->watch);
-    base->stats.rnr = c->device ? hapi_verbs_rnr(c->device->name, c->id->port_num) - c->rnr_before : 0;
+    base->stats.rnr = rnr_since(c);
     close_windows(c);
     if (c->qp) {
         rdma_disconnect(c->id);
@@ -423,7 +431,7 @@ static uint64_t conn_rnr(const struct hapi_conn *base)
 {
     const struct verbs_conn *c = (const struct verbs_conn *)base;
 
-    return c->device ? hapi_verbs_rnr(c->device->name, c->id->port_num) - c->rnr_before : base->stats.rnr;
+    return c->device ? rnr_since(c) : base->stats.rnr;
 }
 
 /* ---- operations ---- */

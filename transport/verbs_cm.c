@@ -243,6 +243,9 @@ static int listener_bind(struct verbs_listener *l, const char *host, uint16_t po
     /* Bound to one address, the device is known: take its memory now, not when a peer waits. */
     if (l->id->verbs && !hapi_verbs_device(f, ibv_get_device_name(l->id->verbs->device), err))
         return err && err->code ? err->code : HAPI_ETRANSPORT;
+    if (!l->id) /* it was found out just now */
+        return hapi_err_set(err, HAPI_ETRANSPORT, ENODEV, "the RDMA device of %s was removed: try again",
+                            host);
     l->base.port = ntohs(rdma_get_src_port(l->id));
     return 0;
 }

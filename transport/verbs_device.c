@@ -301,14 +301,13 @@ static int device_memory(struct verbs_device *d, struct hapi_err *err)
 
 struct verbs_device *hapi_verbs_device(struct verbs_fabric *f, const char *name, struct hapi_err *err)
 {
-    struct verbs_device *d = f->devices;
+    struct verbs_device *d = f->devices, *gone;
 
     while (d && (d->removed || strcmp(d->name, name) != 0))
         d = d->next;
     if (d && device_is_there(d))
         return d;
-    if (d) /* removed and added again under the same name */
-        device_removed(d);
+    gone = d; /* removed, and perhaps added again under the same name */
     d = calloc(1, sizeof *d);
     if (!d) {
         hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a device");
@@ -316,18 +315,24 @@ struct verbs_device *hapi_verbs_device(struct verbs_fabric *f, const char *name,
     }
     d->fabric = f;
     snprintf(d->name, sizeof d->name, "%s", name);
-    d->context = context_open(name);
+    if (gone) /* `name` may go with it */
+        device_removed(gone);
+    d->context = context_open(d->name);
     if (!d->context) {
-        hapi_err_set(err, HAPI_EUNSUPPORTED, errno, "verbs: RDMA device %s cannot be opened", name);
+        hapi_err_set(err, HAPI_EUNSUPPORTED, errno, "verbs: RDMA device %s cannot be opened", d->name);
         free(d);
         return NULL;
     }
     int flags = fcntl(d->context->async_fd, F_GETFL);
     bool bad = flags < 0 || fcntl(d->context->async_fd, F_SETFL, flags | O_NONBLOCK);
     if (bad)
-        hapi_verbs_error(err, errno, "cannot set up the events of %s", name);
+        hapi_verbs_error(err, errno, "cannot set up the events of %s", d->name);
     d->events = (struct hapi_watch){.ready = events_ready, .fd = d->context->async_fd, .events = POLLIN};
-    if (bad || device_memory(d, err) || hapi_loop_watch(f->base.loop, &d->events)) {
+    bad = bad || device_memory(d, err);
+    int rc = bad ? 0 : hapi_loop_watch(f->base.loop, &d->events);
+    if (rc)
+        hapi_err_set(err, rc, 0, "cannot watch the events of %s", d->name);
+    if (bad || rc) {
         device_close(d);
         return NULL;
     }
