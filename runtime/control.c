@@ -187,7 +187,8 @@ static void on_model_chunk(struct hapi_session *s, const struct hapi_msg_model *
         bad_message(s, "model chunk", &err);
         return;
     }
-    memcpy(s->upload + s->upload_at, m->bytes.s, m->bytes.n);
+    if (m->bytes.n)
+        memcpy(s->upload + s->upload_at, m->bytes.s, m->bytes.n);
     s->upload_at += m->bytes.n;
     if (s->upload_at < s->upload_size)
         return;
