@@ -101,6 +101,20 @@ static void war_open(struct war *w, const struct options *o)
     w->patience_ns = 20 * HAPI_NS_PER_S;
 }
 
+int war_connect(struct war *w, struct raw *r)
+{
+    int64_t now = hapi_clock_ns();
+    int rc = raw_connect(r, &w->node, &w->tls);
+
+    if (rc == 0 || w->reached_ns == 0) {
+        w->reached_ns = now;
+    } else if (now - w->reached_ns > 3 * HAPI_NS_PER_S) {
+        fprintf(stderr, "the node is gone: %s\n", strerror(-rc));
+        exit(1);
+    }
+    return rc;
+}
+
 static void fight(struct war *w, const struct options *o)
 {
     struct talker *talkers[SESSIONS_MAX];

@@ -26,9 +26,13 @@ struct war {
     struct hapi_fabric *fabric;
     struct tally tally;
     int64_t patience_ns; /* for an answer */
+    int64_t reached_ns;  /* when the node last took a connection */
     bool hog;            /* fetchers ask for much, and then nobody runs the loop any more */
     unsigned hogging;    /* that have asked */
 };
+
+/* 0, or not now: later again. Exits when the node has not been there for a while. */
+int war_connect(struct war *w, struct raw *r);
 
 struct talker;
 /* kind 0: bursts of messages; 1: floods and does not read. */

@@ -361,7 +361,7 @@ void fetcher_step(struct fetcher *f)
     if (f->state == FETCH_OFF && !f->conn && !f->raw.open && now >= f->not_before_ns) {
         f->n = f->n_spoilt = 0;
         f->since_ns = now;
-        if (raw_connect(&f->raw, &f->w->node, &f->w->tls))
+        if (war_connect(f->w, &f->raw))
             f->not_before_ns = now + PAUSE_NS;
         else
             f->state = FETCH_HELLO;

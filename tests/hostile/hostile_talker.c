@@ -257,7 +257,7 @@ void talker_step(struct talker *t)
         t->fence = 0;
         t->n = t->n_spoilt = 0;
         t->since_ns = now;
-        if (raw_connect(&t->raw, &t->w->node, &t->w->tls))
+        if (war_connect(t->w, &t->raw))
             t->not_before_ns = now + PAUSE_NS;
         else
             t->state = TALK_HELLO;
