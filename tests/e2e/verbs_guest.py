@@ -24,7 +24,7 @@ HAPI, HAPI_RT = os.path.join(PROGRAMS, "hapi"), os.path.join(PROGRAMS, "hapi-rt"
 HOST = os.environ.get("HAPI_TEST_VERBS_HOST", "")
 PEER = os.environ.get("HAPI_TEST_PEER_HOST", "")
 HOST6 = os.environ.get("HAPI_TEST_VERBS_HOST6", "")
-NODE_DEVICE, NODE_PORT, CLIENT_PORT = "rxeA", "va", "vb"
+NODE_DEVICE, CLIENT_DEVICE, NODE_PORT, CLIENT_PORT = "rxeA", "rxeB", "va", "vb"
 
 NOTICE_S = 5  # the documented deadline: whoever is left has noticed by then
 KINDS = ("qp", "cq", "mr", "pd", "cm_id")
@@ -303,17 +303,24 @@ def shaped(*qdisc, ports=(NODE_PORT, CLIENT_PORT)):
 
 
 @contextlib.contextmanager
-def data_cut():
-    """RoCE's packets (UDP) are lost; TCP, and so the control channel, lives."""
+def two_lanes(mbit):
+    """TCP on one, everything else (RoCE) on the other, which has that rate; yields what cuts the other one."""
+    ports = (NODE_PORT, CLIENT_PORT)
+
+    def cut():
+        for port in ports:
+            sh("tc", "qdisc", "replace", "dev", port, "parent", "1:3", "handle", "31:", "netem", "loss", "100%")
+
     try:
-        for port in (NODE_PORT, CLIENT_PORT):
-            sh("tc", "qdisc", "replace", "dev", port, "root", "handle", "1:", "prio", "priomap", *"0" * 16)
-            sh("tc", "qdisc", "add", "dev", port, "parent", "1:3", "handle", "30:", "netem", "loss", "100%")
-            match = ("u32", "match", "ip", "protocol", "17", "0xff", "flowid", "1:3")
+        for port in ports:
+            sh("tc", "qdisc", "replace", "dev", port, "root", "handle", "1:", "prio", "priomap", *"2" * 16)
+            match = ("u32", "match", "ip", "protocol", "6", "0xff", "flowid", "1:1")
             sh("tc", "filter", "add", "dev", port, "parent", "1:", "protocol", "ip", *match)
-        yield
+            rate = ("tbf", "rate", f"{mbit}mbit", "burst", "64kb", "latency", "100ms")
+            sh("tc", "qdisc", "add", "dev", port, "parent", "1:3", "handle", "30:", *rate)
+        yield cut
     finally:
-        for port in (NODE_PORT, CLIENT_PORT):
+        for port in ports:
             subprocess.run(("tc", "qdisc", "del", "dev", port, "root"), capture_output=True)
 
 
@@ -361,5 +368,12 @@ def device_add(device=NODE_DEVICE):
     sh("rdma", "link", "add", device, "type", "rxe", "netdev", NODE_PORT if device == NODE_DEVICE else CLIENT_PORT)
 
 
-def device_gone():
-    return not os.path.exists(f"/sys/class/infiniband/{NODE_DEVICE}")
+def device_there(device):
+    return any(row["ifname"] == device for row in json.loads(sh("rdma", "-j", "link", "show")))
+
+
+def device_added(device):
+    """Whether it is there now; it cannot be added again as long as its removal is under way."""
+    with contextlib.suppress(OSError):
+        device_add(device)
+    return device_there(device)
