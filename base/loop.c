@@ -497,6 +497,7 @@ int hapi_loop_run_once(struct hapi_loop *l, int64_t timeout_ns, struct hapi_err 
     struct io_uring_cqe *cqe;
 
     if (timeout_ns && l->pollers && ((l->busy_ns && pollers_busy(l, timeout_ns)) || pollers_round(l, true))) {
+        alarm_set(l);
         if (!io_uring_sq_ready(&l->ring) && !ring_has_something(l))
             return 0; /* nothing for the kernel, nothing from it */
         timeout_ns = 0;

@@ -16,7 +16,7 @@
 #include "clock.h"
 #include "ofi_int.h"
 
-enum { CQ_BATCH = 16 };
+enum { CQ_BATCH = 16, CQ_BATCHES = 16 };
 
 /* The context of a work request: its number plus one, for NULL means an operation of the peer's. */
 #define CONTEXT_OF(number) ((void *)(uintptr_t)((number) + 1))
@@ -195,13 +195,14 @@ static void cq_failed(struct ofi_conn *c)
                         text);
 }
 
-/* Takes all there is; whether there was something, the end of the connection included. */
+/* Takes what there is, but not for ever: what completes can post more, and the rest of the loop waits.
+ * Whether there was something, the end of the connection included. */
 static bool take_completions(struct ofi_conn *c)
 {
     struct fi_cq_data_entry e[CQ_BATCH];
     bool found = false;
 
-    while (c->base.state != HAPI_CONN_CLOSED) {
+    for (int b = 0; b < CQ_BATCHES && c->base.state != HAPI_CONN_CLOSED; b++) {
         ssize_t n = fi_cq_read(c->cq, e, CQ_BATCH);
         if (n == -FI_EAGAIN)
             return found;
@@ -231,18 +232,18 @@ static bool conn_poll(struct hapi_poller *p)
     return take_events(conn_of(p)) || found;
 }
 
-/* Reads until libfabric agrees that its descriptors may be slept on. */
+/* libfabric is asked whether its descriptors may be slept on; if not, there is something to be read. */
 static bool conn_arm(struct hapi_poller *p)
 {
     struct ofi_conn *c = conn_of(p);
     struct ofi_fabric *f = (struct ofi_fabric *)c->base.fabric;
     bool found = false;
 
-    while (c->base.state != HAPI_CONN_CLOSED && !c->may_sleep) {
+    while (c->base.state != HAPI_CONN_CLOSED && !c->may_sleep && !found) {
         struct fid *fids[2] = {&c->cq->fid, &c->eq->fid};
         c->may_sleep = fi_trywait(f->fid, fids, 2) != -FI_EAGAIN;
         if (!c->may_sleep)
-            found |= conn_poll(p);
+            found = conn_poll(p);
     }
     return found;
 }
@@ -296,7 +297,8 @@ static bool take_events(struct ofi_conn *c)
             hapi_conn_opened(&c->base);
         } else if (event == FI_SHUTDOWN) {
             /* What arrived before the end is still to be had. */
-            take_completions(c);
+            while (c->base.state != HAPI_CONN_CLOSED && take_completions(c))
+                continue;
             hapi_conn_failf(&c->base, HAPI_ECLOSED, 0, "the peer closed the data connection");
         }
     }

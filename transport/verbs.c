@@ -22,7 +22,8 @@
 #include "clock.h"
 #include "verbs_int.h"
 
-enum { POLL_BATCH = 32, ACK_BATCH = 64, RNR_TIMER_640_US = 12, RETRIES = 6 /* 7 would mean for ever */ };
+enum { POLL_BATCH = 32, POLL_BATCHES = 8, ACK_BATCH = 64 };
+enum { RNR_TIMER_640_US = 12, RETRIES = 6 /* 7 would mean for ever */ };
 
 /* wr_id: a work request's number, or a receive's index, times two; a receive plus one. */
 #define WR_SEND(number) ((uint64_t)(number) << 1)
@@ -136,16 +137,19 @@ static void completed(struct verbs_conn *c, const struct ibv_wc *wc)
 int hapi_verbs_completions(struct verbs_conn *c)
 {
     struct ibv_wc wc[POLL_BATCH];
-    int n = 0, sum = 0;
+    int n = POLL_BATCH, sum = 0;
 
-    while (c->base.state != HAPI_CONN_CLOSED && (n = ibv_poll_cq(c->cq, POLL_BATCH, wc)) > 0) {
+    /* Not for ever: what completes can post more, and the rest of the loop waits. */
+    for (int b = 0; b < POLL_BATCHES && n == POLL_BATCH && c->base.state != HAPI_CONN_CLOSED; b++) {
+        n = ibv_poll_cq(c->cq, POLL_BATCH, wc);
         for (int i = 0; i < n && c->base.state != HAPI_CONN_CLOSED; i++)
             completed(c, &wc[i]);
-        sum += n;
+        sum += n > 0 ? n : 0;
     }
+    c->more = n == POLL_BATCH;
     if (n < 0)
         hapi_conn_failf(&c->base, HAPI_ETRANSPORT, 0, "verbs: cannot poll the completion queue");
-    else if (c->flushed) /* rxe without a route to the peer flushes everything and names no cause */
+    else if (c->flushed && !c->more) /* rxe without a route flushes everything and names no cause */
         hapi_conn_failf(&c->base, HAPI_ETRANSPORT, IBV_WC_WR_FLUSH_ERR,
                         "data connection: the queue pair is in its error state (is the link down?)");
     return sum;
@@ -161,14 +165,15 @@ static bool cq_poll(struct hapi_poller *p)
     return hapi_verbs_completions(conn_of(p)) > 0;
 }
 
-/* Ask for the next event first, then poll: what comes in between is seen by one of the two. */
+/* Ask for the next event first, then poll until nothing is left: what comes in between is seen by one of the
+ * two. */
 static bool cq_arm(struct hapi_poller *p)
 {
     struct verbs_conn *c = conn_of(p);
 
-    if (c->armed)
+    if (c->armed && !c->more)
         return false;
-    int e = ibv_req_notify_cq(c->cq, 0);
+    int e = c->armed ? 0 : ibv_req_notify_cq(c->cq, 0);
     if (e) {
         hapi_conn_failf(&c->base, HAPI_ETRANSPORT, e, "verbs: cannot arm the completion queue");
         return true;

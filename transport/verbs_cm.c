@@ -150,7 +150,9 @@ static void conn_event(struct verbs_conn *c, const struct event *e)
     case RDMA_CM_EVENT_DISCONNECTED:
         /* What arrived before the end is still to be had. */
         if (c->qp)
-            hapi_verbs_completions(c);
+            do
+                hapi_verbs_completions(c);
+            while (c->more && c->base.state != HAPI_CONN_CLOSED);
         if (c->base.state != HAPI_CONN_CLOSED)
             rc = hapi_err_set(&err, HAPI_ECLOSED, 0, "the peer closed the data connection");
         break;

@@ -76,6 +76,7 @@ struct verbs_conn {
     struct ibv_cq *cq;
     struct ibv_mr *slab; /* in pd */
     bool own_pd, armed, flushed;
+    bool more;        /* the last look at the completion queue did not empty it */
     unsigned unacked; /* completion events */
     struct {
         struct ibv_mr *mr; /* its own, or of `memory` */
@@ -98,7 +99,8 @@ int hapi_verbs_queues(struct verbs_conn *c, struct hapi_err *err);
 int hapi_verbs_mtu(struct verbs_conn *c, enum ibv_mtu asked, enum ibv_mtu *out, struct hapi_err *err);
 /* Ready to send; c->mtu is agreed on. */
 int hapi_verbs_ready(struct verbs_conn *c, struct hapi_err *err);
-/* Takes the completions there are and says how many. The connection may have ended by one of them. */
+/* Takes the completions there are, or many of them (c->more), and says how many. The connection may have
+ * ended by one of them. */
 int hapi_verbs_completions(struct verbs_conn *c);
 void hapi_verbs_conn_stop(struct hapi_conn *base);
 extern const struct hapi_conn_ops hapi_verbs_conn_ops;

@@ -220,4 +220,33 @@ static void ops__more_than_max__ebusy_then_room_again(void)
     disconnected();
 }
 
+/* ---- an end of it ---- */
+
+static int64_t posted_again, most_in_a_turn;
+
+static void post_again(struct hapi_conn *c, struct hapi_conn_op *op, int status)
+{
+    if (status == 0 && posted_again++ < 20000)
+        CHECK(hapi_conn_write(c, slab.base, 64, base, key, op) == 0);
+}
+
+/* Timers and the other connections get their turn while every completion posts the next write. */
+static void completions__each_posts_another__loop_goes_round(void)
+{
+    connected(0);
+    posted_again = most_in_a_turn = 0;
+    for (int i = 0; i < OPS; i++) {
+        ops[i].op.on_done = post_again;
+        CHECK(hapi_conn_write(node.c, slab.base, 64, base, key, &ops[i].op) == 0);
+    }
+    for (int64_t end = hapi_clock_ns() + 10000 * MS; posted_again < 20000 && hapi_clock_ns() < end;) {
+        int64_t before = posted_again;
+        REQUIRE(hapi_loop_run_once(loop, 5 * MS, NULL) == 0);
+        most_in_a_turn = posted_again - before > most_in_a_turn ? posted_again - before : most_in_a_turn;
+    }
+    CHECKF(posted_again >= 20000 && most_in_a_turn <= 1024, "%lld of 20000, %lld in one turn",
+           (long long)posted_again, (long long)most_in_a_turn);
+    disconnected();
+}
+
 #endif
