@@ -209,6 +209,26 @@ class Client(Hostile):
     def test_malformed_messages_over_tls(self):
         self.siege(("--key", self.keys["right"]))
 
+    def test_strangers_on_the_data_port(self):
+        """300 of them idle on the port of each session's data connection before its own client comes."""
+        args = ("--dataset", "set", "--object", self.object, "--seed", SEED, "--control", 0, "--fetchers", 1)
+        args += ("--strangers", 300, "--data")
+        with node(self.data, env=HEAP) as n:
+            honest = Honest(n.address, self.model)
+            idle = honest.train()
+            self.assertIsNotNone(idle, honest.failed)
+            self.attack("hostile_client", n.address, *args, 100)
+            before = self.settled(n)
+            with honest:
+                r = self.attack("hostile_client", n.address, *args, 1000)
+            self.say(f"{r['connections']} with strangers, slowest {r['slowest_open_ms']:.0f} ms\n  {honest}")
+            self.assertGreater(r["connections"], 100)
+            self.assertEqual((r["lost"], r["stuck"]), (0, 0), r)
+            self.assertLess(r["slowest_open_ms"], 2000)
+            self.assertEqual(honest.failed, [])
+            self.check_left_over(n, before)
+            self.assertEqual(n.stop(), 0, n.said())
+
     def test_clients_that_take_nothing_of_what_they_ask_for(self):
         common = ("--dataset", "set", "--object", self.object, "--seed", str(SEED), "--hog", "--fetchers")
         with node(self.data, env=HEAP) as n:

@@ -105,5 +105,6 @@ void raw_close(struct raw *r, bool reset);
 struct sockaddr_in address_parse(const char *text); /* 127.0.0.1:PORT */
 /* A TLS context for all sessions of a process; false: path is NULL. */
 bool tls_open(struct hapi_tls *t, const char *path, bool server);
+void tls_close(struct hapi_tls *t);
 
 #endif

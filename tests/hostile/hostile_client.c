@@ -11,6 +11,7 @@ static const char usage[] =
     "usage: hostile_client HOST:PORT --dataset NAME --object NAME [--key FILE] [--seed N]\n"
     "           [--control N] [--data N] [--sessions N] [--fetchers N] [--deaf N]\n\n"
     "Sends that many messages over that many sessions at once. --deaf: sessions that read no answer.\n"
+    "--strangers: so many idle on each data port before its own client comes.\n"
     "--hog: each fetcher asks for much and takes nothing of it, but lives; prints `hogging`, until it is "
     "killed.\n";
 
@@ -20,22 +21,16 @@ struct options {
     const char *node, *key, *dataset, *object;
     uint64_t seed, control, data;
     unsigned sessions, fetchers, deaf;
+    unsigned strangers;
     bool hog;
 };
 
 static struct options parse(int argc, char **argv)
 {
-    static const struct option names[] = {{"key", 1, 0, 'k'},
-                                          {"dataset", 1, 0, 'd'},
-                                          {"object", 1, 0, 'o'},
-                                          {"seed", 1, 0, 's'},
-                                          {"control", 1, 0, 'c'},
-                                          {"data", 1, 0, 'D'},
-                                          {"sessions", 1, 0, 'n'},
-                                          {"fetchers", 1, 0, 'f'},
-                                          {"deaf", 1, 0, 'q'},
-                                          {"hog", 0, 0, 'h'},
-                                          {0}};
+    static const struct option names[] = {
+        {"key", 1, 0, 'k'},     {"dataset", 1, 0, 'd'}, {"object", 1, 0, 'o'},    {"seed", 1, 0, 's'},
+        {"control", 1, 0, 'c'}, {"data", 1, 0, 'D'},    {"sessions", 1, 0, 'n'},  {"fetchers", 1, 0, 'f'},
+        {"deaf", 1, 0, 'q'},    {"hog", 0, 0, 'h'},     {"strangers", 1, 0, 'S'}, {0}};
     struct options o = {.seed = 1, .control = 10000, .data = 1000, .sessions = 8, .fetchers = 4};
     int c;
 
@@ -68,6 +63,9 @@ static struct options parse(int argc, char **argv)
         case 'q':
             o.deaf = (unsigned)atoi(optarg);
             break;
+        case 'S':
+            o.strangers = (unsigned)atoi(optarg);
+            break;
         case 'h':
             o.hog = true;
             break;
@@ -76,7 +74,7 @@ static struct options parse(int argc, char **argv)
             exit(2);
         }
     if (optind + 1 != argc || !o.dataset || !o.object || o.sessions + o.deaf > SESSIONS_MAX ||
-        o.fetchers > SESSIONS_MAX) {
+        o.fetchers > SESSIONS_MAX || o.strangers > STRANGERS_MAX) {
         fputs(usage, stderr);
         exit(2);
     }
@@ -98,6 +96,7 @@ static void war_open(struct war *w, const struct options *o)
     tls_open(&w->tls, o->key, false);
     w->known.dataset = (struct hapi_str){o->dataset, (uint32_t)strlen(o->dataset)};
     w->known.object = (struct hapi_str){o->object, (uint32_t)strlen(o->object)};
+    w->strangers = o->strangers;
     w->patience_ns = 20 * HAPI_NS_PER_S;
 }
 
@@ -173,13 +172,15 @@ int main(int argc, char **argv)
         hog(&w, &o);
     int64_t since = hapi_clock_ns();
     fight(&w, &o);
-    printf(
-        "{\"seed\":%llu,\"seconds\":%.2f,\"control\":%llu,\"data\":%llu,\"spoilt\":%llu,\"sessions\":%llu,"
-        "\"connections\":%llu,\"ended\":%llu,\"refused\":%llu,\"lost\":%llu,\"stuck\":%llu,\"deaf\":%llu}\n",
-        (unsigned long long)o.seed, 1e-9 * (double)(hapi_clock_ns() - since), (unsigned long long)t->control,
-        (unsigned long long)t->data, (unsigned long long)t->spoilt, (unsigned long long)t->sessions,
-        (unsigned long long)t->connections, (unsigned long long)t->ended, (unsigned long long)t->refused,
-        (unsigned long long)t->lost, (unsigned long long)t->stuck, (unsigned long long)t->deaf);
+    printf("{\"seed\":%llu,\"seconds\":%.2f,\"control\":%llu,\"data\":%llu,\"spoilt\":%llu,\"sessions\":%llu,"
+           "\"connections\":%llu,\"ended\":%llu,\"refused\":%llu,\"lost\":%llu,\"stuck\":%llu,\"deaf\":%llu,"
+           "\"slowest_open_ms\":%.1f}\n",
+           (unsigned long long)o.seed, 1e-9 * (double)(hapi_clock_ns() - since),
+           (unsigned long long)t->control, (unsigned long long)t->data, (unsigned long long)t->spoilt,
+           (unsigned long long)t->sessions, (unsigned long long)t->connections, (unsigned long long)t->ended,
+           (unsigned long long)t->refused, (unsigned long long)t->lost, (unsigned long long)t->stuck,
+           (unsigned long long)t->deaf, 1e-6 * (double)t->slowest_ns);
+    tls_close(&w.tls);
     hapi_fabric_close(w.fabric);
     hapi_loop_close(w.loop);
     return t->stuck != 0;

@@ -5,6 +5,8 @@
 #include "hostile.h"
 #include "transport.h"
 
+enum { STRANGERS_MAX = 400 };
+
 /* What came of it all. A message counts when the node has shown that it has read it: by its answer to a later
  * one, or by the end of the session that the message asked for. */
 struct tally {
@@ -16,6 +18,7 @@ struct tally {
     uint64_t lost;           /* messages of sessions that ended without a word */
     uint64_t stuck;          /* sessions that got no answer in time */
     uint64_t deaf;           /* messages of sessions that read no answer */
+    int64_t slowest_ns;      /* of the data connections, to open */
 };
 
 struct war {
@@ -27,6 +30,7 @@ struct war {
     struct tally tally;
     int64_t patience_ns; /* for an answer */
     int64_t reached_ns;  /* when the node last took a connection */
+    unsigned strangers;  /* that idle on each data port before the one for whom it was opened comes */
     bool hog;            /* fetchers ask for much, and then nobody runs the loop any more */
     unsigned hogging;    /* that have asked */
 };

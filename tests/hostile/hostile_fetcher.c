@@ -1,6 +1,9 @@
 /* Data sessions: spoilt requests over a data connection that the node opened for us, each burst closed by a
  * good request whose terminal record shows that the others were read. */
+#include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "hostile_client.h"
 
@@ -29,6 +32,8 @@ struct fetcher {
     struct hapi_conn *conn;
     uint8_t *memory;
     uint64_t key, base;
+    int strangers[STRANGERS_MAX];
+    unsigned n_strangers;
     uint32_t n, n_spoilt, granted, sending;
     int64_t since_ns, not_before_ns;
     struct hapi_conn_op ops[REQUESTS + 4];
@@ -38,6 +43,31 @@ struct fetcher {
     struct body body;
 };
 
+/* They know the port and nothing else; every other one says something. */
+static void strangers_come(struct fetcher *f, uint16_t port)
+{
+    struct sockaddr_in a = f->w->node;
+    uint8_t junk[200];
+
+    a.sin_port = htons(port);
+    for (unsigned i = 0; i < f->w->strangers; i++) {
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        REQUIRE(fd >= 0);
+        if (connect(fd, (struct sockaddr *)&a, sizeof a) && errno != EINPROGRESS)
+            REQUIRE(errno == ECONNREFUSED || errno == EAGAIN);
+        rng_bytes(&f->rng, junk, sizeof junk);
+        if (i % 2)
+            send(fd, junk, sizeof junk, MSG_NOSIGNAL | MSG_DONTWAIT);
+        f->strangers[f->n_strangers++] = fd;
+    }
+}
+
+static void strangers_go(struct fetcher *f)
+{
+    while (f->n_strangers)
+        close(f->strangers[--f->n_strangers]);
+}
+
 static void close_all(struct fetcher *f)
 {
     raw_close(&f->raw, rng_one_in(&f->rng, 2));
@@ -45,6 +75,7 @@ static void close_all(struct fetcher *f)
         f->state = FETCH_CLOSING; /* its on_close goes on */
         hapi_conn_close(f->conn);
     } else {
+        strangers_go(f);
         f->state = FETCH_OFF;
     }
 }
@@ -212,6 +243,8 @@ static void data_open(struct hapi_conn *c)
         exit(1);
     }
     f->w->tally.connections++;
+    int64_t took = hapi_clock_ns() - f->since_ns;
+    f->w->tally.slowest_ns = took > f->w->tally.slowest_ns ? took : f->w->tally.slowest_ns;
     f->granted = 0;
     if (f->w->hog)
         hog(f);
@@ -251,6 +284,7 @@ static void data_close(struct hapi_conn *c, const struct hapi_err *why)
         f->w->tally.ended++;
     }
     raw_close(&f->raw, false);
+    strangers_go(f);
     f->state = FETCH_OFF;
 }
 
@@ -286,6 +320,8 @@ static void on_data_ready(struct fetcher *f, const uint8_t *body, size_t n)
     host[m.host.n] = '\0';
     if (!f->w->hog && rng_one_in(&f->rng, 30))
         m.nonce[rng_below(&f->rng, HAPI_NONCE_SIZE)] ^= 1; /* a stranger */
+    strangers_come(f, m.port);
+    f->since_ns = hapi_clock_ns();
     if (hapi_conn_connect(&f->conn, f->w->fabric, host, m.port, m.nonce, &data_handler, f, &err)) {
         fprintf(stderr, "%s\n", err.text);
         exit(1);

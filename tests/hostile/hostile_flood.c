@@ -275,6 +275,8 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < f.at_once; i++)
         raw_fini(&f.guests[i].raw);
     free(f.guests);
+    tls_close(&f.right);
+    tls_close(&f.wrong);
     hapi_loop_close(f.loop);
     return 0;
 }

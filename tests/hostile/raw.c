@@ -38,6 +38,15 @@ bool tls_open(struct hapi_tls *t, const char *path, bool server)
     return true;
 }
 
+void tls_close(struct hapi_tls *t)
+{
+    struct hapi_keys *keys = (struct hapi_keys *)t->keys;
+
+    if (t->ctx)
+        hapi_tls_fini(t);
+    hapi_keys_free(keys);
+}
+
 void raw_init(struct raw *r, struct hapi_loop *loop, const struct raw_handler *handler)
 {
     memset(r, 0, sizeof *r);
