@@ -56,18 +56,21 @@ struct ofi_conn {
     uint8_t *recv; /* max_recv buffers of HAPI_REQUEST_MAX; NULL on the connecting side */
 };
 
-/* ofi.c */
+/* ofi_fabric.c */
 int hapi_ofi_error(struct hapi_err *err, int rc, const char *what);
 /* fi_getinfo() for a provider ("": tcp); host NULL: whatever there is. The caller frees *out. */
 int hapi_ofi_info(struct fi_info **out, const char *provider, const char *host, uint16_t port, uint64_t flags,
                   struct hapi_err *err);
 /* Opens an event queue; w gets its descriptor. */
 int hapi_ofi_eq(struct ofi_fabric *f, struct fid_eq **eq, struct hapi_watch *w, struct hapi_err *err);
+void hapi_ofi_close(struct fid *fid); /* NULL is allowed */
+
+/* ofi.c */
+extern const struct hapi_conn_ops hapi_ofi_conn_ops;
 /* Domain, queues and endpoint, and on the accepting side the receives. What it leaves behind on an error the
  * back end's conn_stop takes down. */
 int hapi_ofi_endpoint(struct ofi_conn *c, struct fi_info *info, struct hapi_err *err);
 int hapi_ofi_watch(struct ofi_conn *c, struct hapi_err *err);
-void hapi_ofi_close(struct fid *fid); /* NULL is allowed */
 
 /* ofi_listen.c */
 int hapi_ofi_listener_open(struct hapi_listener **out, const struct hapi_listener *proto, const char *host,

@@ -322,21 +322,14 @@ int hapi_conn_expose(struct hapi_conn *c, void *base, size_t n, uint64_t *key, u
     return 0;
 }
 
-static bool inside(const void *p, size_t n, const void *base, size_t size)
-{
-    uintptr_t at = (uintptr_t)p - (uintptr_t)base;
-
-    return at <= size && n <= size - at;
-}
-
 static bool in_slab(const struct hapi_conn *c, const void *p, size_t n)
 {
     const struct hapi_slab *s = c->fabric->slab;
 
-    if (s && inside(p, n, s->base, s->size))
+    if (s && hapi_holds(s->base, s->size, p, n))
         return true;
     for (int i = 0; i < c->fabric->n_dmabufs; i++)
-        if (inside(p, n, c->fabric->dmabuf[i].base, c->fabric->dmabuf[i].n))
+        if (hapi_holds(c->fabric->dmabuf[i].base, c->fabric->dmabuf[i].n, p, n))
             return true;
     return false;
 }
@@ -346,7 +339,7 @@ static bool sendable(const struct hapi_conn *c, const void *p, size_t n)
     if (n <= HAPI_SEND_INLINE || in_slab(c, p, n))
         return true;
     for (int i = 0; i < c->n_exposed; i++)
-        if (inside(p, n, c->exposed[i].base, c->exposed[i].n))
+        if (hapi_holds(c->exposed[i].base, c->exposed[i].n, p, n))
             return true;
     return false;
 }

@@ -117,6 +117,14 @@ struct hapi_fabric_ops {
 
 /* ---- for back ends ---- */
 
+/* Whether [p, p+n) lies in [base, base+size). */
+static inline bool hapi_holds(const void *base, size_t size, const void *p, size_t n)
+{
+    uintptr_t at = (uintptr_t)p - (uintptr_t)base;
+
+    return at <= size && n <= size - at;
+}
+
 /* Copies proto, takes memory for operations, sets the deadline for connecting. HAPI_ENOMEM. */
 int hapi_conn_init(struct hapi_conn *c, const struct hapi_conn *proto);
 /* Frees what init took, when the connection never came to be. */

@@ -499,25 +499,18 @@ static int verbs_expose(struct hapi_conn *base, void *p, size_t n, uint64_t *key
     return rc;
 }
 
-static bool holds(const void *base, size_t size, const void *p, size_t n)
-{
-    uintptr_t at = (uintptr_t)p - (uintptr_t)base;
-
-    return at <= size && n <= size - at;
-}
-
 /* The registration that holds [p, p+n), for what is too large to be copied into the work request. */
 static uint32_t local_key(const struct verbs_conn *c, const void *p, size_t n)
 {
     const struct hapi_fabric *f = c->base.fabric;
 
-    if (f->slab && holds(f->slab->base, f->slab->size, p, n))
+    if (f->slab && hapi_holds(f->slab->base, f->slab->size, p, n))
         return c->slab->lkey;
     for (int i = 0; i < c->base.n_exposed; i++)
-        if (holds(c->base.exposed[i].base, c->base.exposed[i].n, p, n))
+        if (hapi_holds(c->base.exposed[i].base, c->base.exposed[i].n, p, n))
             return c->exposed[i].mr->lkey;
     for (int i = 0; i < f->n_dmabufs && !c->own_pd; i++)
-        if (holds(f->dmabuf[i].base, f->dmabuf[i].n, p, n))
+        if (hapi_holds(f->dmabuf[i].base, f->dmabuf[i].n, p, n))
             return c->device->dmabuf[i]->lkey;
     return 0;
 }
@@ -525,7 +518,7 @@ static uint32_t local_key(const struct verbs_conn *c, const void *p, size_t n)
 static bool in_device_memory(const struct hapi_fabric *f, const void *p)
 {
     for (int i = 0; i < f->n_dmabufs; i++)
-        if (holds(f->dmabuf[i].base, f->dmabuf[i].n, p, 1))
+        if (hapi_holds(f->dmabuf[i].base, f->dmabuf[i].n, p, 1))
             return true;
     return false;
 }
