@@ -25,18 +25,28 @@ static int listen_try(struct hapi_rt *rt, struct hapi_offer *o)
     return rc;
 }
 
+/* Operations outstanding on a connection: a write a sample and a record, for all micro-batches. But all that
+ * one of them posts must fit, a write a sample and tensor: only its record is waited for, so that nothing
+ * would say when there is room for the rest. */
+static uint32_t max_ops(const struct hapi_config *c)
+{
+    uint32_t all = c->batches * (c->micro_batch + 1), one = c->micro_batch * HAPI_CUT_TENSORS + 1;
+    uint32_t n = all > one ? all : one;
+
+    return n < HAPI_FABRIC_OPS_MAX ? n : HAPI_FABRIC_OPS_MAX;
+}
+
 static int fabric_open(struct hapi_rt *rt, enum hapi_transport t)
 {
     const struct hapi_config *c = &rt->cfg;
     struct hapi_fabric_path path = {c->gid_index, c->tos, c->sl, c->mtu < 0 ? 0 : (uint32_t)c->mtu};
-    /* Each micro-batch may have a write a sample and tensor; the transport says busy beyond that. */
     struct hapi_fabric_options opt = {
         .device = *c->device ? c->device : NULL,
         .provider = c->provider,
         .path = &path,
         .topology = rt->topology,
         .max_recv = c->max_requests + 1,
-        .max_ops = c->batches * (c->micro_batch + 1),
+        .max_ops = max_ops(c),
         .busy_poll_us = c->busy_poll_us,
     };
     struct hapi_offer *o = &rt->offers[t];

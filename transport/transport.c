@@ -72,11 +72,12 @@ static int take_options(struct hapi_fabric *f, const struct hapi_fabric_options 
     default_to(&o->max_ops, 256);
     default_to(&o->max_imm, 1024);
     o->ack_timeout = o->ack_timeout ? o->ack_timeout : 14;
-    if (o->max_recv > 4096 || o->max_ops > 16384 || o->max_imm > 65536 || o->ack_timeout < 0 ||
+    if (o->max_recv > 4096 || o->max_ops > HAPI_FABRIC_OPS_MAX || o->max_imm > 65536 || o->ack_timeout < 0 ||
         o->ack_timeout > 31)
         return hapi_err_set(err, HAPI_EINVAL, 0,
-                            "transport: at most 4096 receives, 16384 operations, 65536 immediates, and an "
-                            "acknowledgement time-out of 1 to 31");
+                            "transport: at most 4096 receives, %d operations, 65536 immediates, and an "
+                            "acknowledgement time-out of 1 to 31",
+                            HAPI_FABRIC_OPS_MAX);
     return 0;
 }
 

@@ -38,13 +38,15 @@ struct hapi_fabric_path {
 };
 #define HAPI_FABRIC_PATH_ANY ((struct hapi_fabric_path){-1, -1, -1, 0})
 
+enum { HAPI_FABRIC_OPS_MAX = 16384 };
+
 struct hapi_fabric_options {
     const char *device;                   /* verbs: "NAME" or "NAME:PORT"; NULL: what routes to the peer */
     const char *provider;                 /* ofi: "tcp" or "verbs"; NULL: tcp */
     const struct hapi_fabric_path *path;  /* verbs; NULL: any. Copied */
     const struct hapi_topology *topology; /* verbs: of several devices the nearest is taken; may be NULL */
     uint32_t max_recv; /* receives posted per connection, each HAPI_REQUEST_MAX bytes; 0: 16 (node side) */
-    uint32_t max_ops;  /* writes and sends outstanding per connection; 0: 256 */
+    uint32_t max_ops;  /* writes and sends outstanding per connection, at most HAPI_FABRIC_OPS_MAX; 0: 256 */
     uint32_t max_imm;  /* immediates the peer may have outstanding (client side); 0: 1024 */
     int ack_timeout;   /* verbs: local ACK time-out, 4.096 us * 2^n; 0: 14 */
     bool no_memory_windows; /* verbs: a domain and registration per connection even where the device has
