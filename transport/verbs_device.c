@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -189,6 +190,18 @@ static bool device_is_there(const struct verbs_device *d)
     return access(d->context->device->dev_path, F_OK) == 0;
 }
 
+/* Whether nodes have come or gone since it was last asked. */
+static bool nodes_changed(struct verbs_fabric *f)
+{
+    struct stat s;
+    bool changed = stat("/dev/infiniband", &s) == 0 && (s.st_mtim.tv_sec != f->nodes_changed.tv_sec ||
+                                                        s.st_mtim.tv_nsec != f->nodes_changed.tv_nsec);
+
+    if (changed)
+        f->nodes_changed = s.st_mtim;
+    return changed;
+}
+
 static void check_fire(struct hapi_timer *t)
 {
     struct verbs_fabric *f = (struct verbs_fabric *)((char *)t - offsetof(struct verbs_fabric, check));
@@ -198,8 +211,9 @@ static void check_fire(struct hapi_timer *t)
         if (!d->removed && !device_is_there(d))
             device_removed(d);
     }
-    if (f->devices)
-        hapi_loop_timer_set(f->base.loop, t, hapi_clock_ns() + CHECK_NS);
+    if (nodes_changed(f)) /* one that we do not use, perhaps */
+        librdmacm_forget();
+    hapi_loop_timer_set(f->base.loop, t, hapi_clock_ns() + CHECK_NS);
 }
 
 /* ---- asynchronous events ---- */
@@ -338,8 +352,6 @@ struct verbs_device *hapi_verbs_device(struct verbs_fabric *f, const char *name,
     }
     d->next = f->devices;
     f->devices = d;
-    f->check.fire = check_fire;
-    hapi_loop_timer_set(f->base.loop, &f->check, hapi_clock_ns() + CHECK_NS);
     return d;
 }
 
@@ -411,6 +423,9 @@ static int verbs_fabric_open(struct hapi_fabric **out, const struct hapi_fabric 
         verbs_fabric_close(&f->base);
         return rc;
     }
+    nodes_changed(f);
+    f->check.fire = check_fire;
+    hapi_loop_timer_set(f->base.loop, &f->check, hapi_clock_ns() + CHECK_NS);
     *out = &f->base;
     return 0;
 }

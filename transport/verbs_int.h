@@ -46,7 +46,8 @@ struct verbs_fabric {
     struct hapi_fabric base;
     struct rdma_event_channel *channel; /* of all listeners and connections */
     struct hapi_watch watch;
-    struct hapi_timer check; /* whether the devices are still there */
+    struct hapi_timer check;       /* whether the devices are still there */
+    struct timespec nodes_changed; /* of the folder of their nodes */
     struct verbs_device *devices;
     struct verbs_conn *conns;
     struct verbs_listener *listeners;
