@@ -13,8 +13,8 @@
  * gives every outstanding operation its on_done with HAPI_ECANCELED (before on_close) and is the fence: when
  * on_close has been called, nothing of the peer reaches our windows any more, and ours reach no one.
  * Callbacks come from the loop, never from inside a call; exactly one on_close per connection, last.
- * Threads: everything on the loop's thread, except opening a fabric and registering memory, which may block
- * and may be done on a helper thread before the fabric is used.
+ * Threads: everything on the loop's thread; opening a fabric, which may block, also on another one as long as
+ * the loop does not run yet.
  */
 #ifndef HAPI_TRANSPORT_TRANSPORT_H
 #define HAPI_TRANSPORT_TRANSPORT_H
