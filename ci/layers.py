@@ -372,10 +372,11 @@ def softroce_qemu(ci):
     if not all(good for good, _ in made):
         return Counts(failed=1, notes=["a sanitized build fails"])
     command = ("ci/softroce", "--lane", "qemu", "--", "ci/softroce-tests")
-    env = {"HAPI_BUILD_ROOT": ci.build, "HAPI_SOFTROCE_TIMEOUT": "600"}
-    counts = ci.script(*command, "sanitized", *(folder for _, folder in made), timeout=1500, **env)
+    limit = 3600 if ci.nightly else 600
+    env = {"HAPI_BUILD_ROOT": ci.build, "HAPI_SOFTROCE_TIMEOUT": str(limit), "HAPI_NIGHTLY": "1" if ci.nightly else ""}
+    counts = ci.script(*command, "sanitized", *(folder for _, folder in made), timeout=limit + 900, **env)
     if ci.nightly:
-        counts += ci.script(*command, "perftest", timeout=1500, **env)
+        counts += ci.script(*command, "perftest", timeout=limit + 900, **env)
     return counts
 
 

@@ -54,7 +54,7 @@ PHOTO = 110_000  # bytes
 PORT = 7500
 JOB_QUEUE_PAIRS = 2  # its training and its test data: a connection each
 MBIT = 100
-options = argparse.Namespace(kills=10, seed=1)
+options = argparse.Namespace()  # of the command line
 
 
 class Faults(unittest.TestCase):

@@ -482,7 +482,8 @@ static const char *host_of(const char *k, const char *asked)
 
 int main(int argc, char **argv)
 {
-    int ran = 0, fds;
+    const char *first = getenv("HAPI_TEST_VARIANTS"); /* of the kinds asked for, only so many */
+    int ran = 0, fds, most = first ? atoi(first) : 0;
 
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (argc == 6 && strcmp(argv[1], "--child") == 0)
@@ -509,7 +510,8 @@ int main(int argc, char **argv)
             REQUIRE(by_gid.gid_index >= 0);
         }
         run_all(&variants[i]);
-        ran++;
+        if (++ran == most)
+            break;
     }
     hapi_loop_close(loop);
     hapi_slab_fini(&slab);
