@@ -216,7 +216,7 @@ class Faults(unittest.TestCase):
                 self.under_way(job, 32)
                 link_down()
                 pids = (job.pid, self.node.process.pid)
-                noticed, took = wait_until(lambda: min(map(queue_pairs, pids)) < JOB_QUEUE_PAIRS, NOTICE_S, 0.1)
+                noticed, took = wait_until(lambda: max(map(queue_pairs, pids)) < JOB_QUEUE_PAIRS, NOTICE_S, 0.1)
                 self.assertTrue(noticed, f"both sides wait: {state()}\n{self.node.said()}")
                 time.sleep(max(0, down - took))
                 self.assertTrue(job.running() and self.node.running(), f"{job.said()}\n{self.node.said()}")
