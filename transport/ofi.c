@@ -14,7 +14,8 @@
 #include "clock.h"
 #include "ofi_int.h"
 
-enum { CQ_BATCH = 16, CQ_BATCHES = 16 };
+enum { CQ_BATCH = 16, CQ_BATCHES = 16, ARM_TRIES = 16 };
+#define STUCK_NS (4 * HAPI_NS_PER_S)
 
 /* The context of a work request: its number plus one, for NULL means an operation of the peer's. */
 #define CONTEXT_OF(number) ((void *)(uintptr_t)((number) + 1))
@@ -27,7 +28,7 @@ enum { CQ_BATCH = 16, CQ_BATCHES = 16 };
 static int post_recv(struct ofi_conn *c, uint8_t *buf)
 {
     void *key = c->recv_mr ? fi_mr_desc(c->recv_mr) : NULL;
-    ssize_t rc = fi_recv(c->ep, buf, HAPI_REQUEST_MAX, key, 0, buf);
+    ssize_t rc = fi_recv(c->srx ? c->srx : c->ep, buf, HAPI_REQUEST_MAX, key, 0, buf);
 
     return rc ? (int)rc : 0;
 }
@@ -120,20 +121,38 @@ static bool conn_poll(struct hapi_poller *p)
     return take_events(conn_of(p)) || found;
 }
 
-/* libfabric is asked whether its descriptors may be slept on; if not, there is something to be read. */
+/* Something is there that libfabric neither takes nor reports. A large write does that for a while; what
+ * lasts is bytes that are none of its protocol, and each turn of the loop would look at them. */
+static void check_stuck(struct ofi_conn *c)
+{
+    int64_t now = hapi_clock_ns();
+
+    if (!c->stuck_ns)
+        c->stuck_ns = now;
+    else if (now - c->stuck_ns > STUCK_NS)
+        hapi_conn_failf(&c->base, HAPI_EPROTO, 0, "the peer sends what libfabric cannot take");
+}
+
+/* libfabric is asked whether its descriptors may be slept on; if not, there is something to be read. Where it
+ * does not come at once, the other connections have their turn first. */
 static bool conn_arm(struct hapi_poller *p)
 {
     struct ofi_conn *c = conn_of(p);
     struct ofi_fabric *f = (struct ofi_fabric *)c->base.fabric;
-    bool found = false;
 
-    while (c->base.state != HAPI_CONN_CLOSED && !c->may_sleep && !found) {
+    for (int i = 0; i < ARM_TRIES && c->base.state != HAPI_CONN_CLOSED && !c->may_sleep; i++) {
         struct fid *fids[2] = {&c->cq->fid, &c->eq->fid};
         c->may_sleep = fi_trywait(f->fid, fids, 2) != -FI_EAGAIN;
-        if (!c->may_sleep)
-            found = conn_poll(p);
+        bool found = !c->may_sleep && conn_poll(p);
+        if (c->may_sleep || found)
+            c->stuck_ns = 0;
+        if (found)
+            return true;
     }
-    return found;
+    if (c->base.state == HAPI_CONN_CLOSED || c->may_sleep)
+        return false;
+    check_stuck(c);
+    return true;
 }
 
 static void cq_ready(struct hapi_watch *w, uint32_t revents)
@@ -208,6 +227,8 @@ static void ofi_conn_stop(struct hapi_conn *base)
         fi_close(&c->ep->fid);
         c->ep = NULL;
     }
+    hapi_ofi_close(c->srx ? &c->srx->fid : NULL);
+    c->srx = NULL;
     for (int i = 0; i < HAPI_EXPOSE_MAX; i++)
         hapi_ofi_close(c->mr[i] ? &c->mr[i]->fid : NULL);
     hapi_ofi_close(c->recv_mr ? &c->recv_mr->fid : NULL);
@@ -300,6 +321,15 @@ static int post_all_receives(struct ofi_conn *c, struct hapi_err *err)
     return rc ? HAPI_ETRANSPORT : 0;
 }
 
+/* The tcp provider (1.17) looks for the receive of an untagged or tagged message in the endpoint's shared
+ * context and reads a null pointer where there is none and the peer says more than it was asked: every
+ * endpoint has its own. */
+static int open_srx(struct ofi_conn *c, struct fi_info *info)
+{
+    info->ep_attr->rx_ctx_cnt = FI_SHARED_CONTEXT;
+    return fi_srx_context(c->domain, info->rx_attr, &c->srx, NULL);
+}
+
 /* Domain, queues and endpoint. What it leaves behind on an error, ofi_conn_stop() takes down. */
 int hapi_ofi_endpoint(struct ofi_conn *c, struct fi_info *info, struct hapi_err *err)
 {
@@ -320,10 +350,16 @@ int hapi_ofi_endpoint(struct ofi_conn *c, struct fi_info *info, struct hapi_err 
         rc = open_cq(c, err);
     if (rc)
         return rc;
+    if (!f->imm_wants_recv)
+        rc = open_srx(c, info);
+    if (rc)
+        return hapi_ofi_error(err, rc, "fi_srx_context");
     rc = fi_endpoint(c->domain, info, &c->ep, NULL);
     if (rc)
         return hapi_ofi_error(err, rc, "fi_endpoint");
     rc = fi_ep_bind(c->ep, &c->eq->fid, 0);
+    if (rc == 0 && c->srx)
+        rc = fi_ep_bind(c->ep, &c->srx->fid, 0);
     if (rc == 0)
         rc = fi_ep_bind(c->ep, &c->cq->fid, FI_TRANSMIT | FI_SELECTIVE_COMPLETION);
     if (rc == 0)

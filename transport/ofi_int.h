@@ -43,11 +43,13 @@ struct ofi_conn {
     struct hapi_conn base;
     struct hapi_watch cq_watch, eq_watch;
     struct hapi_poller poller;
-    bool may_sleep; /* libfabric has agreed since the last event of its descriptors */
+    int64_t stuck_ns; /* since when nothing came of what there is; 0: it is not so */
+    bool may_sleep;   /* libfabric has agreed since the last event of its descriptors */
     struct fid_domain *domain;
     struct fid_eq *eq;
     struct fid_cq *cq;
     struct fid_ep *ep;
+    struct fid_ep *srx; /* tcp: what receives are posted to; see open_srx() */
     bool own_domain;
     struct fid_mr *mr[HAPI_EXPOSE_MAX];
     struct fid_mr *slab, *recv_mr; /* with local keys */
