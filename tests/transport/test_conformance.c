@@ -264,7 +264,7 @@ static int child_main(char **argv)
     window = mmap(NULL, WINDOW, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     REQUIRE(window != MAP_FAILED && hapi_loop_open(&loop, 256, NULL) == 0);
     REQUIRE(hapi_fabric_open(&client_fabric, loop, kind, NULL, &opt, &err) == 0);
-    connect_with(nonce, (uint16_t)atoi(argv[4]));
+    connect_with(child_nonce, (uint16_t)atoi(argv[4]));
     run_until(&client.opened, 1, 5000);
     REQUIRE(client.opened && hapi_conn_expose(client.c, window, WINDOW, &where.key, &where.base, NULL) == 0);
     REQUIRE(hapi_conn_send(client.c, &where, sizeof where, NULL) == 0);
@@ -292,7 +292,9 @@ static pid_t child_start(void)
                     (char *)provider,
                     NULL};
     REQUIRE(posix_spawn(&pid, own_path(), NULL, NULL, argv, environ) == 0);
+    awaited = child_nonce;
     run_until(&node.recvs, 1, 10000);
+    awaited = nonce;
     REQUIRE(node.recvs == 1 && node.last_n == 2 * sizeof(uint64_t));
     return pid;
 }
