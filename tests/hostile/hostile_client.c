@@ -12,6 +12,8 @@ static const char usage[] =
     "           [--control N] [--data N] [--sessions N] [--fetchers N] [--deaf N]\n\n"
     "Sends that many messages over that many sessions at once. --deaf: sessions that read no answer.\n"
     "--strangers: so many idle on each data port before its own client comes.\n"
+    "--vandals: bytes under libfabric's protocol, too. No test does it: libfabric 1.17 reads a null "
+    "pointer.\n"
     "--hog: each fetcher asks for much and takes nothing of it, but lives; prints `hogging`, until it is "
     "killed.\n";
 
@@ -22,15 +24,24 @@ struct options {
     uint64_t seed, control, data;
     unsigned sessions, fetchers, deaf;
     unsigned strangers;
-    bool hog;
+    bool hog, vandals;
 };
 
 static struct options parse(int argc, char **argv)
 {
-    static const struct option names[] = {
-        {"key", 1, 0, 'k'},     {"dataset", 1, 0, 'd'}, {"object", 1, 0, 'o'},    {"seed", 1, 0, 's'},
-        {"control", 1, 0, 'c'}, {"data", 1, 0, 'D'},    {"sessions", 1, 0, 'n'},  {"fetchers", 1, 0, 'f'},
-        {"deaf", 1, 0, 'q'},    {"hog", 0, 0, 'h'},     {"strangers", 1, 0, 'S'}, {0}};
+    static const struct option names[] = {{"key", 1, 0, 'k'},
+                                          {"dataset", 1, 0, 'd'},
+                                          {"object", 1, 0, 'o'},
+                                          {"seed", 1, 0, 's'},
+                                          {"control", 1, 0, 'c'},
+                                          {"data", 1, 0, 'D'},
+                                          {"sessions", 1, 0, 'n'},
+                                          {"fetchers", 1, 0, 'f'},
+                                          {"deaf", 1, 0, 'q'},
+                                          {"hog", 0, 0, 'h'},
+                                          {"vandals", 0, 0, 'v'},
+                                          {"strangers", 1, 0, 'S'},
+                                          {0}};
     struct options o = {.seed = 1, .control = 10000, .data = 1000, .sessions = 8, .fetchers = 4};
     int c;
 
@@ -62,6 +73,9 @@ static struct options parse(int argc, char **argv)
             break;
         case 'q':
             o.deaf = (unsigned)atoi(optarg);
+            break;
+        case 'v':
+            o.vandals = true;
             break;
         case 'S':
             o.strangers = (unsigned)atoi(optarg);
@@ -97,6 +111,7 @@ static void war_open(struct war *w, const struct options *o)
     w->known.dataset = (struct hapi_str){o->dataset, (uint32_t)strlen(o->dataset)};
     w->known.object = (struct hapi_str){o->object, (uint32_t)strlen(o->object)};
     w->strangers = o->strangers;
+    w->vandals = o->vandals;
     w->patience_ns = 20 * HAPI_NS_PER_S;
 }
 

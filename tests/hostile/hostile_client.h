@@ -31,6 +31,7 @@ struct war {
     int64_t patience_ns; /* for an answer */
     int64_t reached_ns;  /* when the node last took a connection */
     unsigned strangers;  /* that idle on each data port before the one for whom it was opened comes */
+    bool vandals;        /* bytes that are none of libfabric's protocol on its connections */
     bool hog;            /* fetchers ask for much, and then nobody runs the loop any more */
     unsigned hogging;    /* that have asked */
 };

@@ -32,6 +32,7 @@ struct fetcher {
     struct hapi_conn *conn;
     uint8_t *memory;
     uint64_t key, base;
+    uint16_t port; /* where the node waits for it */
     int strangers[STRANGERS_MAX];
     unsigned n_strangers;
     uint32_t n, n_spoilt, granted, sending;
@@ -216,6 +217,39 @@ static void hog(struct fetcher *f)
     f->w->hogging++;
 }
 
+/* Behind libfabric's back: bytes that are none of its protocol, on the connection that it was let in by. */
+static void vandalise(struct fetcher *f)
+{
+    uint8_t junk[300];
+    struct sockaddr_in a;
+    size_t bytes = 1 + rng_below(&f->rng, sizeof junk);
+
+    for (int fd = 3; fd < 1024; fd++) {
+        socklen_t n = sizeof a;
+        if (getpeername(fd, (struct sockaddr *)&a, &n) || a.sin_family != AF_INET ||
+            a.sin_port != htons(f->port))
+            continue;
+        rng_bytes(&f->rng, junk, sizeof junk);
+        if (rng_one_in(&f->rng, 2)) /* what a header could begin with: an operation, a version, flags */
+            memset(junk, (int)rng_below(&f->rng, 8), 4 + rng_below(&f->rng, 12));
+        if (rng_one_in(&f->rng, 2)) { /* one: version, operation, flags, size of the header, of the whole */
+            const uint8_t head[16] = {3,
+                                      (uint8_t)rng_below(&f->rng, 10),
+                                      (uint8_t)rng_next(&f->rng),
+                                      0,
+                                      0,
+                                      0,
+                                      (uint8_t)(16 + 8 * rng_below(&f->rng, 8)),
+                                      0,
+                                      (uint8_t)rng_next(&f->rng)};
+            memcpy(junk, head, sizeof head);
+        }
+        send(fd, junk, bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+        f->n++;
+        f->n_spoilt++;
+    }
+}
+
 static void burst(struct fetcher *f)
 {
     uint32_t n = 1 + rng_below(&f->rng, REQUESTS - 1);
@@ -229,6 +263,8 @@ static void burst(struct fetcher *f)
     for (uint32_t i = 0; i < n; i++)
         say_request(f, false);
     say_request(f, true);
+    if (f->w->vandals && rng_one_in(&f->rng, 60))
+        vandalise(f);
 }
 
 /* ---- the data connection ---- */
@@ -320,6 +356,7 @@ static void on_data_ready(struct fetcher *f, const uint8_t *body, size_t n)
     host[m.host.n] = '\0';
     if (!f->w->hog && rng_one_in(&f->rng, 30))
         m.nonce[rng_below(&f->rng, HAPI_NONCE_SIZE)] ^= 1; /* a stranger */
+    f->port = m.port;
     strangers_come(f, m.port);
     f->since_ns = hapi_clock_ns();
     if (hapi_conn_connect(&f->conn, f->w->fabric, host, m.port, m.nonce, &data_handler, f, &err)) {
