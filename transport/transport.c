@@ -286,7 +286,7 @@ void hapi_conn_recv_came(struct hapi_conn *c, const void *msg, size_t n)
 void hapi_conn_imm_came(struct hapi_conn *c, uint32_t imm)
 {
     if (c->granted == 0) {
-        hapi_conn_failf(c, HAPI_EPROTO, 0, "the node sent immediate 0x%08x without a grant", imm);
+        hapi_conn_failf(c, HAPI_EPROTO, 0, "the peer sent immediate 0x%08x without a grant", imm);
         return;
     }
     c->granted--;

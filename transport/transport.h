@@ -119,8 +119,8 @@ int hapi_conn_expose(struct hapi_conn *c, void *base, size_t n, uint64_t *key, u
 
 /* Each: 0, and exactly one on_done later; or an error and none. HAPI_EBUSY: max_ops are outstanding.
  * Local memory of writes must lie in the fabric's slab. send copies nothing either; n <= HAPI_REQUEST_MAX,
- * and its memory lies in the slab or in memory given to hapi_conn_expose(), or n <= 256. op NULL for a write:
- * no on_done of its own; it is complete when a later op of the same connection is. */
+ * and its memory lies in the slab or in memory given to hapi_conn_expose(), or n <= 256. op NULL: no
+ * on_done of its own; it is complete when a later op of the same connection is. */
 int hapi_conn_write(struct hapi_conn *c, const void *local, size_t n, uint64_t remote, uint64_t key,
                     struct hapi_conn_op *op);
 int hapi_conn_write_imm(struct hapi_conn *c, const void *local, size_t n, uint64_t remote, uint64_t key,
