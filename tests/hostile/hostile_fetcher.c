@@ -232,16 +232,15 @@ static void vandalise(struct fetcher *f)
         rng_bytes(&f->rng, junk, sizeof junk);
         if (rng_one_in(&f->rng, 2)) /* what a header could begin with: an operation, a version, flags */
             memset(junk, (int)rng_below(&f->rng, 8), 4 + rng_below(&f->rng, 12));
-        if (rng_one_in(&f->rng, 2)) { /* one: version, operation, flags, size of the header, of the whole */
-            const uint8_t head[16] = {3,
-                                      (uint8_t)rng_below(&f->rng, 10),
-                                      (uint8_t)rng_next(&f->rng),
-                                      0,
-                                      0,
-                                      0,
-                                      (uint8_t)(16 + 8 * rng_below(&f->rng, 8)),
-                                      0,
-                                      (uint8_t)rng_next(&f->rng)};
+        if (rng_one_in(&f->rng, 2)) {
+            /* One: version, operation, flags (2), data of the operation, id, size of the header, of the
+             * whole. */
+            const uint8_t head[16] = {[0] = 3,
+                                      [1] = (uint8_t)rng_below(&f->rng, 10),
+                                      [2] = (uint8_t)rng_next(&f->rng),
+                                      [4] = (uint8_t)rng_below(&f->rng, 4),
+                                      [6] = (uint8_t)(16 + 8 * rng_below(&f->rng, 8)),
+                                      [8] = (uint8_t)rng_next(&f->rng)};
             memcpy(junk, head, sizeof head);
         }
         send(fd, junk, bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
