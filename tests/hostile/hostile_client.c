@@ -12,11 +12,9 @@ static const char usage[] =
     "           [--control N] [--data N] [--sessions N] [--fetchers N] [--deaf N]\n\n"
     "Sends that many messages over that many sessions at once. --deaf: sessions that read no answer.\n"
     "--strangers: so many idle on each data port before its own client comes.\n"
-    "--vandals: bytes under libfabric's protocol, too. No test does it: what the node answers may end "
-    "libfabric "
-    "here.\n";
-prints `hogging`, until it is "
-                              "killed.\n";
+    "--vandals: bytes under libfabric's protocol, too. No test does it: the answers may end this process.\n"
+    "--hog: each fetcher asks for much and takes nothing of it, but lives; prints `hogging`, until it is "
+    "killed.\n";
 
 enum { SESSIONS_MAX = 64 };
 

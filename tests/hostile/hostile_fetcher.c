@@ -221,7 +221,7 @@ static void hog(struct fetcher *f)
 static void vandalise(struct fetcher *f)
 {
     uint8_t junk[300];
-    struct sockaddr_in a;
+    struct sockaddr_in a = {0};
     size_t bytes = 1 + rng_below(&f->rng, sizeof junk);
 
     for (int fd = 3; fd < 1024; fd++) {
