@@ -144,6 +144,13 @@ int bench_measure(struct bench_report *out, const struct bench_options *o, const
 /* Table or JSON, where the options say. Exit code. */
 int bench_report_print(const struct bench_report *r, const struct bench_options *o);
 
+struct bench_times {
+    size_t n;
+    double min, median, p99;
+};
+/* Sorts v[0..n), n >= 1. */
+void bench_times_of(double *v, size_t n, struct bench_times *out);
+
 /* CPU time of this process, user and system, in nanoseconds. */
 int64_t bench_cpu_ns(void);
 /* "PROGRAM: text" on stderr; BENCH_FAILURE. */
@@ -152,5 +159,6 @@ int bench_fail(const char *program, const struct hapi_err *err);
 /* ---- subcommands of hapi-bench ---- */
 
 int bench_transport(int argc, char **argv);
+int bench_kernels(int argc, char **argv);
 
 #endif

@@ -71,6 +71,12 @@ static double median(const double *sorted, size_t n)
     return n % 2 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
 }
 
+void bench_times_of(double *v, size_t n, struct bench_times *out)
+{
+    qsort(v, n, sizeof *v, by_value);
+    *out = (struct bench_times){n, v[0], median(v, n), v[n - 1 - n / 100]};
+}
+
 /* How many writes take so long; each try is four times as many. */
 static int calibrate(const struct bench_options *o, const struct bench_ops *ops, void *side,
                      struct bench_row *row, uint64_t *count, struct hapi_err *err)
@@ -150,10 +156,11 @@ static int measure_latency(struct bench_latency *l, const struct bench_options *
         goto end;
     for (uint32_t i = 0; i < l->n; i++)
         us[i] = 1e-3 * (double)ns[i] / 2;
-    qsort(us, l->n, sizeof *us, by_value);
-    l->min_us = us[0];
-    l->median_us = median(us, l->n);
-    l->p99_us = us[l->n - 1 - l->n / 100];
+    struct bench_times t;
+    bench_times_of(us, l->n, &t);
+    l->min_us = t.min;
+    l->median_us = t.median;
+    l->p99_us = t.p99;
 end:
     free(ns);
     free(us);

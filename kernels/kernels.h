@@ -136,6 +136,7 @@ struct hapi_plan_spec {
     int64_t batch;         /* micro-batch: dim 0; >= 1. 0: the model's dims as they are (hapi run) */
     enum hapi_dtype dtype; /* HAPI_F32 or HAPI_BF16: of compute; f32 accumulate */
     const char *backend;   /* "onednn" or "ref" */
+    bool stock;            /* oneDNN's kernels only, none of ours: what benchmarks compare with */
     bool plain_io;         /* edges in the model's own order; false: 4-D edges are NHWC */
     /* hapi run only: values bound to graph inputs that shape inference needs as constants */
     const struct hapi_tensor_desc *bind;
@@ -168,6 +169,22 @@ size_t hapi_plan_outputs(const struct hapi_plan *p, const struct hapi_tensor_des
  * library's status. */
 int hapi_plan_run(struct hapi_plan *p, void *arena, const void *const *in, void *const *out,
                   struct hapi_err *err);
+
+/* Where a plan's time goes: the kernels of one run (of one part, where a micro-batch runs in parts), in
+ * order. 0 for a back end that cannot say. */
+struct hapi_plan_kernel {
+    const char *node; /* name of the first ONNX node that it computes; "" for conversions at the edges */
+    const char *op;   /* its op, "" likewise */
+    const char *name; /* of the implementation: oneDNN's, "hapi:..." for our own, "plain loops", "copy" */
+    uint64_t flops;   /* 2 x multiply-adds of a Conv, Gemm or MatMul; 0 for others */
+};
+size_t hapi_plan_kernels(const struct hapi_plan *p);
+int64_t hapi_plan_parts(const struct hapi_plan *p); /* runs of the kernels that make one micro-batch */
+void hapi_plan_kernel_get(const struct hapi_plan *p, size_t i, struct hapi_plan_kernel *out);
+/* Runs the i-th alone, on what the arena holds: its time is right, its numbers need not be. As hapi_plan_run.
+ */
+int hapi_plan_kernel_run(struct hapi_plan *p, void *arena, const void *const *in, void *const *out, size_t i,
+                         struct hapi_err *err);
 
 /* What the back end makes of this CPU: "onednn/avx512_core_bf16". Two nodes with the same class give the
  * same f32 bits. Static string; NULL for an unknown or unbuilt back end. */

@@ -27,6 +27,11 @@ struct hapi_backend_ops {
     /* in[i], out[i]: in the order of g->inputs, g->outputs, in the edges' layout. No heap call of ours. */
     int (*run)(struct hapi_backend *b, void *arena, const void *const *in, void *const *out,
                struct hapi_err *err);
+    /* Optional, for benchmarks: the kernels that a run runs, in order, and one of them alone. */
+    size_t (*kernels)(const struct hapi_backend *b);
+    void (*kernel_get)(const struct hapi_backend *b, size_t i, struct hapi_plan_kernel *out);
+    int (*kernel_run)(struct hapi_backend *b, void *arena, const void *const *in, void *const *out, size_t i,
+                      struct hapi_err *err);
     void (*free)(struct hapi_backend *b);
     void (*weights_free)(void *weights);
     const char *(*numeric_class)(void);

@@ -368,27 +368,55 @@ static int eval_run(struct hapi_dnn *b, const struct run *r, struct hapi_dnn_op 
     return hapi_ref_eval(b->g, op->node, op->in_ptr, op->out_ptr, err);
 }
 
+static int op_run(struct hapi_dnn *b, const struct run *r, struct hapi_dnn_op *op, struct hapi_err *err)
+{
+    if (op->kind == HAPI_DNN_PRIMITIVE)
+        return primitive_run(b, r, op, err);
+    if (op->kind == HAPI_DNN_EVAL)
+        return eval_run(b, r, op, err);
+    hapi_ref_copy_strided(storage_at(b, r, op->dst), &op->shape,
+                          (unsigned char *)storage_at(b, r, op->src) + op->src_offset, op->stride, op->size);
+    return HAPI_OK;
+}
+
+static int ops_run(struct hapi_dnn *b, const struct run *r, size_t first, size_t end, struct hapi_err *err)
+{
+    int threads = threads_one(), rc = HAPI_OK;
+
+    for (size_t i = first; i < end && !rc; i++)
+        rc = op_run(b, r, &b->ops[i], err);
+    dnnl_stream_wait(b->stream);
+    threads_restore(threads);
+    return rc;
+}
+
 static int dnn_run(struct hapi_backend *base, void *arena, const void *const *in, void *const *out,
                    struct hapi_err *err)
 {
     struct hapi_dnn *b = (struct hapi_dnn *)base;
-    struct run r = {arena, in, out};
-    int threads = threads_one(), rc = HAPI_OK;
+    const struct run r = {arena, in, out};
 
-    for (size_t i = 0; i < b->n_ops && !rc; i++) {
-        struct hapi_dnn_op *op = &b->ops[i];
-        if (op->kind == HAPI_DNN_PRIMITIVE)
-            rc = primitive_run(b, &r, op, err);
-        else if (op->kind == HAPI_DNN_EVAL)
-            rc = eval_run(b, &r, op, err);
-        else
-            hapi_ref_copy_strided(storage_at(b, &r, op->dst), &op->shape,
-                                  (unsigned char *)storage_at(b, &r, op->src) + op->src_offset, op->stride,
-                                  op->size);
-    }
-    dnnl_stream_wait(b->stream);
-    threads_restore(threads);
-    return rc;
+    return ops_run(b, &r, 0, b->n_ops, err);
+}
+
+static size_t dnn_kernels(const struct hapi_backend *base)
+{
+    return ((const struct hapi_dnn *)base)->n_ops;
+}
+
+static void dnn_kernel_get(const struct hapi_backend *base, size_t i, struct hapi_plan_kernel *out)
+{
+    const struct hapi_dnn_op *op = &((const struct hapi_dnn *)base)->ops[i];
+
+    *out = (struct hapi_plan_kernel){op->name, op->op ? hapi_op_name(op->op) : "", op->kernel, op->flops};
+}
+
+static int dnn_kernel_run(struct hapi_backend *base, void *arena, const void *const *in, void *const *out,
+                          size_t i, struct hapi_err *err)
+{
+    const struct run r = {arena, in, out};
+
+    return ops_run((struct hapi_dnn *)base, &r, i, i + 1, err);
 }
 
 static const char *dnn_class(void)
@@ -403,6 +431,9 @@ const struct hapi_backend_ops hapi_backend_onednn = {
     .compile = dnn_compile,
     .memory = dnn_memory,
     .run = dnn_run,
+    .kernels = dnn_kernels,
+    .kernel_get = dnn_kernel_get,
+    .kernel_run = dnn_kernel_run,
     .free = dnn_free,
     .weights_free = hapi_dnn_weights_free,
     .numeric_class = dnn_class,

@@ -62,6 +62,9 @@ enum hapi_dnn_op_kind { HAPI_DNN_PRIMITIVE, HAPI_DNN_EVAL, HAPI_DNN_COPY };
 struct hapi_dnn_op {
     enum hapi_dnn_op_kind kind;
     const char *name; /* of the node, for errors */
+    const char *kernel;
+    enum hapi_op_kind op;
+    uint64_t flops;
     /* PRIMITIVE */
     dnnl_primitive_t primitive;
     dnnl_exec_arg_t *args;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model.h"
 #include "onednn.h"
 #include "ref.h"
 
@@ -345,6 +346,8 @@ static struct hapi_dnn_op *op_next(struct hapi_dnn *b, enum hapi_dnn_op_kind kin
     memset(op, 0, sizeof *op);
     op->kind = kind;
     op->name = b->step ? b->step->node->name : "";
+    op->op = b->step ? b->step->node->op : HAPI_OP_NONE;
+    op->kernel = kind == HAPI_DNN_EVAL ? "plain loops" : "copy";
     return op;
 }
 
@@ -361,6 +364,15 @@ static dnnl_status_t op_fill(struct hapi_dnn *b, struct hapi_dnn_op *op, dnnl_pr
         op->n_args = i + 1;
     }
     return s;
+}
+
+static const char *kernel_name(struct hapi_dnn *b, const_dnnl_primitive_desc_t pd)
+{
+    const char *info = "", *copy;
+
+    (void)dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&info);
+    copy = hapi_arena_strndup(b->mem, info, strlen(info));
+    return copy ? copy : "";
 }
 
 int hapi_dnn_execute(struct hapi_dnn *b, dnnl_primitive_desc_t pd, const struct hapi_dnn_arg *args, int n,
@@ -397,6 +409,11 @@ int hapi_dnn_execute(struct hapi_dnn *b, dnnl_primitive_desc_t pd, const struct 
     for (int i = 0; i < n; i++)
         touch(b, all[i].storage);
     b->n_ops++;
+    op->kernel = kernel_name(b, pd);
+    dnnl_primitive_kind_t kind = dnnl_undefined_primitive;
+    if (b->step && !dnnl_primitive_desc_query(pd, dnnl_query_primitive_kind, 0, &kind) &&
+        (kind == dnnl_convolution || kind == dnnl_matmul))
+        op->flops = hapi_node_flops(b->g, b->step->node);
     if (b->weights)
         s = op_fill(b, op, pd, all, n);
     if (s)

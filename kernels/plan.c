@@ -386,15 +386,20 @@ size_t hapi_plan_outputs(const struct hapi_plan *p, const struct hapi_tensor_des
     return p->g->n_outputs;
 }
 
+static void edges_set(struct hapi_plan *p, const void *const *in, void *const *out)
+{
+    for (size_t i = 0; i < p->g->n_inputs; i++)
+        p->in_ptr[p->in_at[i]] = in[i];
+    for (size_t i = 0; i < p->g->n_outputs; i++)
+        p->out_ptr[p->out_at[i]] = out[i];
+}
+
 int hapi_plan_run(struct hapi_plan *p, void *arena, const void *const *in, void *const *out,
                   struct hapi_err *err)
 {
     int rc = HAPI_OK;
 
-    for (size_t i = 0; i < p->g->n_inputs; i++)
-        p->in_ptr[p->in_at[i]] = in[i];
-    for (size_t i = 0; i < p->g->n_outputs; i++)
-        p->out_ptr[p->out_at[i]] = out[i];
+    edges_set(p, in, out);
     for (int64_t t = 0; t < p->tiles && !rc; t++) {
         rc = p->backend->ops->run(p->backend, arena, p->in_ptr, p->out_ptr, err);
         for (size_t i = 0; i < p->g->n_inputs; i++)
@@ -403,4 +408,26 @@ int hapi_plan_run(struct hapi_plan *p, void *arena, const void *const *in, void 
             p->out_ptr[i] = (unsigned char *)p->out_ptr[i] + p->out_bytes[i];
     }
     return rc;
+}
+
+size_t hapi_plan_kernels(const struct hapi_plan *p)
+{
+    return p->backend->ops->kernels ? p->backend->ops->kernels(p->backend) : 0;
+}
+
+int64_t hapi_plan_parts(const struct hapi_plan *p)
+{
+    return p->tiles;
+}
+
+void hapi_plan_kernel_get(const struct hapi_plan *p, size_t i, struct hapi_plan_kernel *out)
+{
+    p->backend->ops->kernel_get(p->backend, i, out);
+}
+
+int hapi_plan_kernel_run(struct hapi_plan *p, void *arena, const void *const *in, void *const *out, size_t i,
+                         struct hapi_err *err)
+{
+    edges_set(p, in, out);
+    return p->backend->ops->kernel_run(p->backend, arena, p->in_ptr, p->out_ptr, i, err);
 }
