@@ -6,11 +6,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xmmintrin.h>
 
 #include "onednn.h"
 #include "ref.h"
 
-enum { INSTANCE_BYTES_MAX = 256 << 20 };
+/* Denormal inputs and results count as zero (MXCSR's DAZ and FTZ): each costs over a hundred cycles, and x *
+ * sigmoid(x) makes them by the thousand. EfficientNet-B0 ran 1.4 times as long with them. */
+enum { INSTANCE_BYTES_MAX = 256 << 20, DENORMALS_ARE_ZERO = 0x8040 };
 
 /* ------------------------------------------------------------------ one thread per instance */
 
@@ -382,10 +385,13 @@ static int op_run(struct hapi_dnn *b, const struct run *r, struct hapi_dnn_op *o
 static int ops_run(struct hapi_dnn *b, const struct run *r, size_t first, size_t end, struct hapi_err *err)
 {
     int threads = threads_one(), rc = HAPI_OK;
+    unsigned csr = _mm_getcsr();
 
+    _mm_setcsr(csr | DENORMALS_ARE_ZERO);
     for (size_t i = first; i < end && !rc; i++)
         rc = op_run(b, r, &b->ops[i], err);
     dnnl_stream_wait(b->stream);
+    _mm_setcsr(csr);
     threads_restore(threads);
     return rc;
 }

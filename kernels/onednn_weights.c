@@ -1,11 +1,13 @@
-/* Weights in the formats that primitives asked for: reordered once, shared by plans, never moved. */
+/* Weights in the formats that primitives asked for: reordered once, shared by plans, never moved. They lie
+ * one after the other in huge pages: every image reads all of them, and 100 MB are 25,000 small pages. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "convert.h"
 #include "onednn.h"
+#include "slab.h"
 
-enum { WEIGHT_ALIGN = 4096 };
+enum { WEIGHT_ALIGN = 64, CHUNK_BYTES = 16 << 20 };
 
 struct weight {
     struct weight *next;
@@ -17,6 +19,12 @@ struct weight {
 /* One list: a network has a few hundred weights, and it is searched at plan time only. */
 struct hapi_dnn_weights {
     struct weight *list;
+    struct chunk *chunks; /* the first has room */
+};
+
+struct chunk {
+    struct chunk *next;
+    struct hapi_slab slab;
 };
 
 struct hapi_dnn_weights *hapi_dnn_weights_new(void)
@@ -30,8 +38,12 @@ void hapi_dnn_weights_free(void *weights)
 
     for (struct weight *e = w->list, *next; e; e = next) {
         next = e->next;
-        free(e->data);
         free(e);
+    }
+    for (struct chunk *c = w->chunks, *next; c; c = next) {
+        next = c->next;
+        hapi_slab_fini(&c->slab);
+        free(c);
     }
     free(w);
 }
@@ -63,13 +75,32 @@ static int reorder_now(struct hapi_dnn *b, const void *src, const dnnl_memory_de
     return s ? hapi_dnn_fail(b, s, "cannot reorder weights", err) : HAPI_OK;
 }
 
+static void *room(struct hapi_dnn_weights *w, size_t bytes)
+{
+    void *p = w->chunks ? hapi_slab_take(&w->chunks->slab, bytes, WEIGHT_ALIGN) : NULL;
+    struct chunk *c;
+
+    if (p)
+        return p;
+    c = calloc(1, sizeof *c);
+    if (!c || hapi_slab_init(&c->slab, bytes > CHUNK_BYTES ? bytes : CHUNK_BYTES, NULL)) {
+        free(c);
+        return NULL;
+    }
+    /* A weight that fills one of its own leaves the one with room in front. */
+    bool full = w->chunks && bytes >= CHUNK_BYTES;
+    c->next = full ? w->chunks->next : w->chunks;
+    *(full ? &w->chunks->next : &w->chunks) = c;
+    return hapi_slab_take(&c->slab, bytes, WEIGHT_ALIGN);
+}
+
 static struct weight *weight_add(struct hapi_dnn *b, const dnnl_memory_desc_t *to, size_t bytes)
 {
     struct weight *e = calloc(1, sizeof *e);
 
     if (!e)
         return NULL;
-    e->data = aligned_alloc(WEIGHT_ALIGN, (bytes + WEIGHT_ALIGN - 1) / WEIGHT_ALIGN * WEIGHT_ALIGN);
+    e->data = room(b->weights, bytes);
     if (!e->data) {
         free(e);
         return NULL;
