@@ -79,6 +79,15 @@ static void threads_restore(int before)
 
 /* ------------------------------------------------------------------ compile */
 
+/* By a kernel of ours where there is one for the step, else by oneDNN's. */
+static int first_of(struct hapi_dnn *b, int (*ours)(struct hapi_dnn *, struct hapi_err *),
+                    int (*stock)(struct hapi_dnn *, struct hapi_err *), struct hapi_err *err)
+{
+    int rc = b->vector ? ours(b, err) : HAPI_DNN_NONE;
+
+    return rc == HAPI_DNN_NONE ? stock(b, err) : rc;
+}
+
 static int step_compile(struct hapi_dnn *b, struct hapi_err *err)
 {
     const struct hapi_step *s = b->step;
@@ -94,15 +103,15 @@ static int step_compile(struct hapi_dnn *b, struct hapi_err *err)
     case HAPI_OP_GlobalMaxPool:
         return hapi_dnn_pool(b, err);
     case HAPI_OP_BatchNormalization:
-        return hapi_dnn_batch_norm(b, err);
+        return first_of(b, hapi_dnn_vector_batch_norm, hapi_dnn_batch_norm, err);
     case HAPI_OP_MatMul:
         return hapi_dnn_matmul(b, err);
     case HAPI_OP_Gemm:
         return hapi_dnn_gemm(b, err);
     case HAPI_OP_Softmax:
-        return hapi_dnn_softmax(b, err);
+        return first_of(b, hapi_dnn_vector_softmax, hapi_dnn_softmax, err);
     case HAPI_OP_LayerNormalization:
-        return hapi_dnn_layer_norm(b, err);
+        return first_of(b, hapi_dnn_vector_layer_norm, hapi_dnn_layer_norm, err);
     case HAPI_OP_ReduceMean:
         return hapi_dnn_reduce(b, err);
     case HAPI_OP_Abs:
@@ -115,9 +124,9 @@ static int step_compile(struct hapi_dnn *b, struct hapi_err *err)
     case HAPI_OP_Div:
     case HAPI_OP_Max:
     case HAPI_OP_Min:
-        return hapi_dnn_binary(b, err);
+        return first_of(b, hapi_dnn_vector_gate, hapi_dnn_binary, err);
     case HAPI_OP_Concat:
-        return hapi_dnn_concat(b, err);
+        return first_of(b, hapi_dnn_vector_concat, hapi_dnn_concat, err);
     case HAPI_OP_Reshape:
     case HAPI_OP_Flatten:
     case HAPI_OP_Squeeze:
@@ -286,6 +295,7 @@ static int dnn_compile(struct hapi_backend **out, const struct hapi_graph *g,
     b->g = g;
     b->spec = *spec;
     b->engine = engine;
+    b->vector = !spec->stock && hapi_vector_usable(spec->dtype);
     b->mem = hapi_arena_new(INSTANCE_BYTES_MAX);
     if (weights && !*weights)
         *weights = hapi_dnn_weights_new();
@@ -377,6 +387,12 @@ static int op_run(struct hapi_dnn *b, const struct run *r, struct hapi_dnn_op *o
         return primitive_run(b, r, op, err);
     if (op->kind == HAPI_DNN_EVAL)
         return eval_run(b, r, op, err);
+    if (op->kind != HAPI_DNN_COPY) {
+        hapi_dnn_vector_run(op, storage_at(b, r, op->dst), storage_at(b, r, op->src),
+                            op->scale < 0 ? NULL : storage_at(b, r, op->scale),
+                            op->shift < 0 ? NULL : storage_at(b, r, op->shift));
+        return HAPI_OK;
+    }
     hapi_ref_copy_strided(storage_at(b, r, op->dst), &op->shape,
                           (unsigned char *)storage_at(b, r, op->src) + op->src_offset, op->stride, op->size);
     return HAPI_OK;

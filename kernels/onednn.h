@@ -20,6 +20,7 @@
 #include "fuse.h"
 #include "kernels_ops.h"
 #include "memory.h"
+#include "vector.h"
 
 enum hapi_dnn_place {
     HAPI_DNN_ARENA,
@@ -41,7 +42,8 @@ struct hapi_dnn_rep {
     enum hapi_dtype dtype;
     enum hapi_layout layout;
     int storage;
-    int next; /* another rep of the value, or -1 */
+    int64_t row; /* channels-last: elements from pixel to pixel where it is part of wider rows; 0: dense */
+    int next;    /* another rep of the value, or -1 */
 };
 
 /* A primitive's argument. */
@@ -57,7 +59,14 @@ struct hapi_dnn_bind {
     void *handle; /* what memory is set to */
 };
 
-enum hapi_dnn_op_kind { HAPI_DNN_PRIMITIVE, HAPI_DNN_EVAL, HAPI_DNN_COPY };
+enum hapi_dnn_op_kind {
+    HAPI_DNN_PRIMITIVE,
+    HAPI_DNN_EVAL,
+    HAPI_DNN_COPY,
+    HAPI_DNN_AFFINE,
+    HAPI_DNN_SOFTMAX,
+    HAPI_DNN_LAYER_NORM
+};
 
 struct hapi_dnn_op {
     enum hapi_dnn_op_kind kind;
@@ -80,6 +89,23 @@ struct hapi_dnn_op {
     int64_t stride[HAPI_MAX_RANK];
     size_t size, src_offset; /* bytes of an element; bytes into src */
     int src, dst;
+    /* AFFINE, SOFTMAX, LAYER_NORM: src and dst too; storages of what else is read, -1 for none */
+    size_t dst_offset; /* bytes into dst */
+    int scale, shift;  /* SOFTMAX: shift is the bias */
+    union {
+        struct hapi_affine affine;
+        struct hapi_softmax softmax;
+        struct hapi_layer_norm layer_norm;
+    } vector;
+};
+
+/* Concatenations that each go on from the one before (DenseNet's blocks): all are views of one buffer, wide
+ * enough for the last. */
+struct hapi_dnn_block {
+    struct hapi_dnn_block *next;
+    const struct hapi_node *concat; /* the one that it holds now */
+    int storage;
+    int64_t row, used; /* channels of a pixel: of the buffer, and filled */
 };
 
 struct hapi_dnn_weights;
@@ -104,6 +130,8 @@ struct hapi_dnn {
     struct hapi_dnn_op *ops;
     size_t n_storages, max_storages, n_reps, max_reps, n_ops, max_ops;
     size_t weight_bytes, arena_bytes, scratch_bytes;
+    bool vector; /* kernels of ours may be used */
+    struct hapi_dnn_block *blocks;
 };
 
 /* Local results beside HAPI_E*: no fast implementation; the caller tries another formulation. */
@@ -153,6 +181,29 @@ int hapi_dnn_view(struct hapi_dnn *b, int src_rep, int64_t offset, const int64_t
 /* Element strides by logical dim, of a dense tensor (channels-last from rank 3 on) and of a rep. */
 void hapi_dnn_dense(const struct hapi_shape *s, enum hapi_layout layout, int64_t *stride);
 void hapi_dnn_strides(const struct hapi_dnn *b, int rep, int64_t *stride);
+
+/* A new op of the step; NULL without memory. It counts once its storages have been touched and n_ops is moved
+ * on. */
+struct hapi_dnn_op *hapi_dnn_op_next(struct hapi_dnn *b, enum hapi_dnn_op_kind kind);
+void hapi_dnn_touch(struct hapi_dnn *b, int storage);
+/* As hapi_dnn_make_in, for a value that is part of rows of `row` channels. */
+int hapi_dnn_make_rows(struct hapi_dnn *b, int value, enum hapi_dtype dtype, int storage, int64_t row,
+                       struct hapi_err *err);
+
+/* ---- onednn_vector.c: kernels of ours in place of oneDNN's, where b->vector. HAPI_DNN_NONE: not this one.
+ */
+int hapi_dnn_vector_batch_norm(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_vector_gate(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_vector_softmax(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_vector_layer_norm(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_vector_concat(struct hapi_dnn *b, struct hapi_err *err);
+/* Whether a convolution or product may take the activation as a post-op. */
+bool hapi_dnn_post_act(const struct hapi_dnn *b, const struct hapi_act *act);
+/* y = act(x), both dense and of one dtype. */
+int hapi_dnn_vector_act(struct hapi_dnn *b, int x_rep, int y_rep, const struct hapi_act *act,
+                        struct hapi_err *err);
+void hapi_dnn_vector_run(const struct hapi_dnn_op *op, void *dst, const void *src, const void *scale,
+                         const void *shift);
 
 /* ---- onednn_weights.c */
 struct hapi_dnn_weights *hapi_dnn_weights_new(void);

@@ -105,7 +105,7 @@ int hapi_dnn_storage(struct hapi_dnn *b, enum hapi_dnn_place place, size_t bytes
     return (int)b->n_storages++;
 }
 
-static void touch(struct hapi_dnn *b, int storage)
+void hapi_dnn_touch(struct hapi_dnn *b, int storage)
 {
     struct hapi_dnn_storage *s = &b->storages[storage];
 
@@ -128,7 +128,7 @@ static int rep_add(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum ha
         return no_memory(err);
     while (*at >= 0)
         at = &b->reps[*at].next;
-    b->reps[b->n_reps] = (struct hapi_dnn_rep){value, dtype, layout, storage, -1};
+    b->reps[b->n_reps] = (struct hapi_dnn_rep){value, dtype, layout, storage, 0, -1};
     *at = (int)b->n_reps;
     return (int)b->n_reps++;
 }
@@ -179,6 +179,16 @@ int hapi_dnn_make_in(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum 
     return rep_add(b, value, dtype, layout, storage, err);
 }
 
+int hapi_dnn_make_rows(struct hapi_dnn *b, int value, enum hapi_dtype dtype, int storage, int64_t row,
+                       struct hapi_err *err)
+{
+    int r = rep_add(b, value, dtype, HAPI_LAYOUT_NHWC, storage, err);
+
+    if (r >= 0)
+        b->reps[r].row = row;
+    return r;
+}
+
 bool hapi_dnn_dies(const struct hapi_dnn *b, int rep)
 {
     int storage = b->reps[rep].storage, now = (int)(b->step - b->steps);
@@ -214,6 +224,18 @@ static int need_constant(struct hapi_dnn *b, int value, enum hapi_dtype dtype, e
     return s < 0 ? s : rep_add(b, value, dtype, layout, s, err);
 }
 
+static dnnl_status_t strided_md(const struct hapi_shape *s, enum hapi_dtype dtype, const int64_t *stride,
+                                dnnl_memory_desc_t *md)
+{
+    dnnl_dims_t dims = {1}, strides = {1};
+
+    for (int i = 0; i < s->rank; i++) {
+        dims[i] = s->dim[i];
+        strides[i] = stride[i];
+    }
+    return dnnl_memory_desc_init_by_strides(md, s->rank ? s->rank : 1, dims, hapi_dnn_type(dtype), strides);
+}
+
 static int convert(struct hapi_dnn *b, int from, int to, struct hapi_err *err)
 {
     const struct hapi_dnn_rep f = b->reps[from], t = b->reps[to];
@@ -223,11 +245,10 @@ static int convert(struct hapi_dnn *b, int from, int to, struct hapi_err *err)
     dnnl_primitive_desc_t pd;
     dnnl_primitive_attr_t attr;
 
-    if (f.dtype == t.dtype) {
-        hapi_dnn_strides(b, from, stride);
+    hapi_dnn_strides(b, from, stride);
+    if (f.dtype == t.dtype)
         return hapi_dnn_view(b, from, 0, stride, to, err);
-    }
-    if (hapi_dnn_md(s, f.dtype, f.layout, 0, &a) || hapi_dnn_md(s, t.dtype, t.layout, 0, &c))
+    if (strided_md(s, f.dtype, stride, &a) || hapi_dnn_md(s, t.dtype, t.layout, 0, &c))
         return hapi_dnn_fail(b, dnnl_invalid_arguments, "cannot describe a tensor", err);
     dnnl_status_t status = hapi_dnn_attr(false, NULL, &attr);
     if (!status)
@@ -250,6 +271,10 @@ int hapi_dnn_need(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum hap
     for (int r = any; r >= 0; r = b->reps[r].next) {
         if (b->reps[r].dtype != dtype)
             continue;
+        if (b->reps[r].row) {
+            best = b->reps[best].dtype == dtype ? best : r;
+            continue;
+        }
         if (b->reps[r].layout == layout)
             return r;
         if (same_order(&v->shape))
@@ -338,7 +363,7 @@ dnnl_status_t hapi_dnn_attr(bool sum, const struct hapi_act *act, dnnl_primitive
     return s;
 }
 
-static struct hapi_dnn_op *op_next(struct hapi_dnn *b, enum hapi_dnn_op_kind kind)
+struct hapi_dnn_op *hapi_dnn_op_next(struct hapi_dnn *b, enum hapi_dnn_op_kind kind)
 {
     if (!grow((void **)&b->ops, b->n_ops, &b->max_ops, sizeof *b->ops))
         return NULL;
@@ -381,7 +406,7 @@ int hapi_dnn_execute(struct hapi_dnn *b, dnnl_primitive_desc_t pd, const struct 
     enum { ARGS_MAX = 40 };
     const dnnl_memory_desc_t *pad = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
     size_t pad_bytes = pad ? dnnl_memory_desc_get_size(pad) : 0;
-    struct hapi_dnn_op *op = op_next(b, HAPI_DNN_PRIMITIVE);
+    struct hapi_dnn_op *op = hapi_dnn_op_next(b, HAPI_DNN_PRIMITIVE);
     struct hapi_dnn_arg all[ARGS_MAX];
     dnnl_status_t s = dnnl_success;
     int rc = HAPI_OK;
@@ -407,7 +432,7 @@ int hapi_dnn_execute(struct hapi_dnn *b, dnnl_primitive_desc_t pd, const struct 
         goto done;
     }
     for (int i = 0; i < n; i++)
-        touch(b, all[i].storage);
+        hapi_dnn_touch(b, all[i].storage);
     b->n_ops++;
     op->kernel = kernel_name(b, pd);
     dnnl_primitive_kind_t kind = dnnl_undefined_primitive;
@@ -448,7 +473,7 @@ int hapi_dnn_eval(struct hapi_dnn *b, const struct hapi_node *n, struct hapi_err
             return r;
         out[i] = v < 0 ? -1 : b->reps[r].storage;
     }
-    struct hapi_dnn_op *op = op_next(b, HAPI_DNN_EVAL);
+    struct hapi_dnn_op *op = hapi_dnn_op_next(b, HAPI_DNN_EVAL);
     if (!op)
         return no_memory(err);
     op->node = n;
@@ -458,17 +483,22 @@ int hapi_dnn_eval(struct hapi_dnn *b, const struct hapi_node *n, struct hapi_err
     op->out_ptr = out_ptr;
     for (size_t i = 0; i < n_in; i++)
         if (in[i] >= 0)
-            touch(b, in[i]);
+            hapi_dnn_touch(b, in[i]);
     for (size_t i = 0; i < n_out; i++)
         if (out[i] >= 0)
-            touch(b, out[i]);
+            hapi_dnn_touch(b, out[i]);
     b->n_ops++;
     return HAPI_OK;
 }
 
 void hapi_dnn_strides(const struct hapi_dnn *b, int rep, int64_t *stride)
 {
-    hapi_dnn_dense(&b->g->values[b->reps[rep].value].shape, b->reps[rep].layout, stride);
+    const struct hapi_shape *s = &b->g->values[b->reps[rep].value].shape;
+
+    hapi_dnn_dense(s, b->reps[rep].layout, stride);
+    for (int i = 0; b->reps[rep].row && i < s->rank; i++)
+        if (i != 1)
+            stride[i] = stride[i] / s->dim[1] * b->reps[rep].row;
 }
 
 /* A strided copy by oneDNN's reorder, which is vectorised for transposes; HAPI_DNN_NONE where it cannot. */
@@ -480,18 +510,13 @@ static int view_reorder(struct hapi_dnn *b, int src_rep, const int64_t *stride, 
     dnnl_memory_desc_t from, to;
     dnnl_primitive_attr_t attr;
     dnnl_primitive_desc_t pd;
-    dnnl_dims_t dims, strides;
 
     if (hapi_dnn_type(d->dtype) == dnnl_data_type_undef || shape->rank < 1)
         return HAPI_DNN_NONE;
-    for (int i = 0; i < shape->rank; i++) {
+    for (int i = 0; i < shape->rank; i++)
         if (stride[i] < 1)
             return HAPI_DNN_NONE;
-        dims[i] = shape->dim[i];
-        strides[i] = stride[i];
-    }
-    if (dnnl_memory_desc_init_by_strides(&from, shape->rank, dims, hapi_dnn_type(s->dtype), strides) ||
-        hapi_dnn_md(shape, d->dtype, d->layout, 0, &to))
+    if (strided_md(shape, s->dtype, stride, &from) || hapi_dnn_md(shape, d->dtype, d->layout, 0, &to))
         return HAPI_DNN_NONE;
     dnnl_status_t status = hapi_dnn_attr(false, NULL, &attr);
     if (!status)
@@ -526,7 +551,7 @@ int hapi_dnn_view(struct hapi_dnn *b, int src_rep, int64_t offset, const int64_t
     if (rc != HAPI_DNN_NONE)
         return rc;
     const struct hapi_dnn_rep *s = &b->reps[src_rep], *d = &b->reps[dst_rep];
-    struct hapi_dnn_op *op = op_next(b, HAPI_DNN_COPY);
+    struct hapi_dnn_op *op = hapi_dnn_op_next(b, HAPI_DNN_COPY);
     if (!op)
         return no_memory(err);
     memory_order(d, &b->g->values[d->value].shape, stride, op);
@@ -534,8 +559,8 @@ int hapi_dnn_view(struct hapi_dnn *b, int src_rep, int64_t offset, const int64_t
     op->src_offset = (size_t)offset * size;
     op->src = s->storage;
     op->dst = d->storage;
-    touch(b, op->src);
-    touch(b, op->dst);
+    hapi_dnn_touch(b, op->src);
+    hapi_dnn_touch(b, op->dst);
     b->n_ops++;
     return HAPI_OK;
 }

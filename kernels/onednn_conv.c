@@ -116,7 +116,7 @@ static int conv_try(struct hapi_dnn *b, struct conv *c, bool fused, struct hapi_
     const struct hapi_step *s = b->step;
     dnnl_primitive_desc_t pd;
     int residual = -1;
-    bool sum = false, act = fused && s->act.kind != HAPI_ACT_NONE;
+    bool sum = false, act = fused && hapi_dnn_post_act(b, &s->act);
 
     if (s->residual >= 0) {
         residual = hapi_dnn_need(b, s->residual, c->out_dtype, c->layout, err);

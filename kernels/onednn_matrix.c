@@ -81,7 +81,7 @@ static int product_args(struct hapi_dnn *b, const struct product *p, const dnnl_
 static int product_emit(struct hapi_dnn *b, const struct product *p, bool fused, struct hapi_err *err)
 {
     const struct hapi_step *s = b->step;
-    bool sum = false, act = fused && s->act.kind != HAPI_ACT_NONE;
+    bool sum = false, act = fused && hapi_dnn_post_act(b, &s->act);
     struct hapi_dnn_arg args[4];
     dnnl_primitive_desc_t pd;
     int residual = -1, rc, n, x, y;

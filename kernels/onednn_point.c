@@ -53,6 +53,8 @@ int hapi_dnn_activate(struct hapi_dnn *b, int x_rep, int out_rep, const struct h
     dnnl_alg_kind_t alg;
     float alpha, beta;
 
+    if (b->vector && hapi_vector_act(act) && b->reps[x_rep].dtype == b->reps[out_rep].dtype)
+        return hapi_dnn_vector_act(b, x_rep, out_rep, act, err);
     if (act_head(act, &alg, &alpha, &beta))
         return hapi_dnn_fail(b, dnnl_unimplemented, "unknown activation", err);
     return eltwise(b, alg, alpha, beta, act->kind == HAPI_ACT_HARDSIGMOID ? &unit : NULL, x_rep, out_rep,

@@ -1,0 +1,367 @@
+/* Compiled for AVX-512 (see CMakeLists.txt); nothing here is called before hapi_vector_usable() has said yes.
+ */
+#include "vector.h"
+
+#include <immintrin.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* ------------------------------------------------------------------ elements */
+
+/* A row is whole vectors, then one that is cut short: loops name both, so that masks are constants in the
+ * first (a mask made in each turn costs as much as the arithmetic). */
+#define WHOLE ((__mmask16)0xffff)
+
+INLINE __mmask16 tail(int64_t n)
+{
+    return (__mmask16)((1u << n) - 1);
+}
+
+INLINE bool whole(__mmask16 m)
+{
+    return __builtin_constant_p(m) && m == WHOLE;
+}
+
+INLINE __m512 load(const void *p, int64_t at, enum hapi_dtype dtype, __mmask16 m)
+{
+    if (dtype == HAPI_F32)
+        return whole(m) ? _mm512_loadu_ps((const float *)p + at)
+                        : _mm512_maskz_loadu_ps(m, (const float *)p + at);
+    const uint16_t *q = (const uint16_t *)p + at;
+    __m256i h = whole(m) ? _mm256_loadu_si256((const void *)q) : _mm256_maskz_loadu_epi16(m, q);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+
+INLINE void store(void *p, int64_t at, enum hapi_dtype dtype, __mmask16 m, __m512 v)
+{
+    float *f = (float *)p + at;
+    uint16_t *h = (uint16_t *)p + at;
+
+    if (dtype == HAPI_F32 && whole(m))
+        _mm512_storeu_ps(f, v);
+    else if (dtype == HAPI_F32)
+        _mm512_mask_storeu_ps(f, m, v);
+    else if (whole(m))
+        _mm256_storeu_si256((void *)h, (__m256i)_mm512_cvtneps_pbh(v));
+    else
+        _mm256_mask_storeu_epi16(h, m, (__m256i)_mm512_cvtneps_pbh(v));
+}
+
+/* ------------------------------------------------------------------ functions */
+
+INLINE __m512 set(float v)
+{
+    return _mm512_set1_ps(v);
+}
+
+/* e^x: 2^n e^f with |f| <= ln 2 / 2. The polynomial is the Taylor series of e^f, degree 6: its rest is below
+ * 2^-23 there. x is cut to where the result is a normal number. */
+INLINE __m512 exp_of(__m512 x)
+{
+    x = _mm512_max_ps(_mm512_min_ps(x, set(88.0F)), set(-87.0F));
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, set(1.44269504F)), 0);
+    __m512 f = _mm512_fnmadd_ps(n, set(0.693359375F), x);
+    f = _mm512_fnmadd_ps(n, set(-2.12194440e-4F), f);
+    __m512 p = _mm512_fmadd_ps(set(1.0F / 720), f, set(1.0F / 120));
+    p = _mm512_fmadd_ps(p, f, set(1.0F / 24));
+    p = _mm512_fmadd_ps(p, f, set(1.0F / 6));
+    p = _mm512_fmadd_ps(p, f, set(0.5F));
+    p = _mm512_fmadd_ps(p, f, set(1.0F));
+    p = _mm512_fmadd_ps(p, f, set(1.0F));
+    return _mm512_scalef_ps(p, n);
+}
+
+/* 1 / d for normal d: the CPU's 14 bits and one step of Newton. */
+INLINE __m512 reciprocal(__m512 d)
+{
+    __m512 r = _mm512_rcp14_ps(d);
+    return _mm512_mul_ps(r, _mm512_fnmadd_ps(d, r, set(2.0F)));
+}
+
+INLINE __m512 sigmoid(__m512 x)
+{
+    return reciprocal(_mm512_add_ps(exp_of(_mm512_sub_ps(_mm512_setzero_ps(), x)), set(1.0F)));
+}
+
+/* x Phi(x) = max(x, 0) - |x| Q / 2, Q = erfc(|x| / sqrt 2) by Abramowitz and Stegun, 7.1.26: error
+ * below 1.5e-7. */
+INLINE __m512 gelu(__m512 x)
+{
+    __m512 a = _mm512_abs_ps(x), z = _mm512_mul_ps(a, set(0.70710678F));
+    __m512 t = reciprocal(_mm512_fmadd_ps(z, set(0.3275911F), set(1.0F)));
+    __m512 p = _mm512_fmadd_ps(set(1.061405429F), t, set(-1.453152027F));
+    p = _mm512_fmadd_ps(p, t, set(1.421413741F));
+    p = _mm512_fmadd_ps(p, t, set(-0.284496736F));
+    p = _mm512_fmadd_ps(p, t, set(0.254829592F));
+    p = _mm512_mul_ps(p, t);
+    __m512 q = _mm512_mul_ps(p, exp_of(_mm512_fnmadd_ps(z, z, _mm512_setzero_ps())));
+    __m512 half = _mm512_mul_ps(_mm512_mul_ps(a, set(0.5F)), q);
+    return _mm512_sub_ps(_mm512_max_ps(x, _mm512_setzero_ps()), half);
+}
+
+INLINE __m512 clip(__m512 x, __m512 low, __m512 high)
+{
+    return _mm512_min_ps(_mm512_max_ps(x, low), high);
+}
+
+INLINE __m512 act_of(enum hapi_act_kind kind, __m512 x, __m512 alpha, __m512 beta)
+{
+    switch (kind) {
+    case HAPI_ACT_RELU:
+        return _mm512_mask_mul_ps(x, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ), x, alpha);
+    case HAPI_ACT_CLIP:
+        return clip(x, alpha, beta);
+    case HAPI_ACT_SIGMOID:
+        return sigmoid(x);
+    case HAPI_ACT_SWISH:
+        return _mm512_mul_ps(x, sigmoid(x));
+    case HAPI_ACT_GELU:
+        return gelu(x);
+    default:
+        return x;
+    }
+}
+
+/* ------------------------------------------------------------------ rows */
+
+INLINE void affine_one(const struct hapi_affine *a, void *y, const void *x, int64_t line, int64_t c,
+                       __mmask16 m, enum hapi_act_kind kind, bool scaled, enum hapi_dtype src,
+                       enum hapi_dtype dst)
+{
+    __m512 v = load(x, c, src, m);
+
+    if (scaled) {
+        __m512 k = load(a->scale, line + c, a->scale_dtype == HAPI_BF16 ? HAPI_BF16 : HAPI_F32, m);
+        v = a->shift ? _mm512_fmadd_ps(v, k, load(a->shift, c, HAPI_F32, m)) : _mm512_mul_ps(v, k);
+    }
+    store(y, c, dst, m, act_of(kind, v, set(a->act.alpha), set(a->act.beta)));
+}
+
+INLINE void *row(const void *p, int64_t r, int64_t stride, enum hapi_dtype dtype)
+{
+    return (unsigned char *)(uintptr_t)p + (size_t)(r * stride) * (dtype == HAPI_F32 ? 4 : 2);
+}
+
+/* One loop for each combination of what is constant in it: the compiler leaves out the rest. */
+INLINE void affine(const struct hapi_affine *a, void *y, const void *x, enum hapi_act_kind kind, bool scaled,
+                   enum hapi_dtype src, enum hapi_dtype dst)
+{
+    const struct hapi_rows *rows = &a->rows;
+    int64_t c;
+
+    for (int64_t r = 0; r < rows->rows; r++) {
+        int64_t line = a->group ? r / a->group * rows->cols : 0;
+        const void *from = row(x, r, rows->from, src);
+        void *to = row(y, r, rows->to, dst);
+        for (c = 0; c + 16 <= rows->cols; c += 16)
+            affine_one(a, to, from, line, c, WHOLE, kind, scaled, src, dst);
+        if (c < rows->cols)
+            affine_one(a, to, from, line, c, tail(rows->cols - c), kind, scaled, src, dst);
+    }
+}
+
+INLINE void affine_act(const struct hapi_affine *a, void *y, const void *x, bool scaled, enum hapi_dtype src,
+                       enum hapi_dtype dst)
+{
+    switch (a->act.kind) {
+    case HAPI_ACT_RELU:
+        affine(a, y, x, HAPI_ACT_RELU, scaled, src, dst);
+        break;
+    case HAPI_ACT_CLIP:
+        affine(a, y, x, HAPI_ACT_CLIP, scaled, src, dst);
+        break;
+    case HAPI_ACT_SIGMOID:
+        affine(a, y, x, HAPI_ACT_SIGMOID, scaled, src, dst);
+        break;
+    case HAPI_ACT_SWISH:
+        affine(a, y, x, HAPI_ACT_SWISH, scaled, src, dst);
+        break;
+    case HAPI_ACT_GELU:
+        affine(a, y, x, HAPI_ACT_GELU, scaled, src, dst);
+        break;
+    default:
+        affine(a, y, x, HAPI_ACT_NONE, scaled, src, dst);
+    }
+}
+
+void hapi_vector_affine(const struct hapi_affine *given, void *y, const void *x)
+{
+    struct hapi_affine dense = *given;
+    const struct hapi_affine *a = &dense;
+    struct hapi_rows *r = &dense.rows;
+    bool bf16 = r->src == HAPI_BF16;
+
+    /* Without anything per column all is one row: no tails in between. */
+    if (!dense.scale && r->from == r->cols && r->to == r->cols)
+        *r = (struct hapi_rows){1, r->rows * r->cols, 0, 0, r->src, r->dst};
+    if (r->src != r->dst) {
+        if (bf16)
+            affine_act(a, y, x, dense.scale, HAPI_BF16, HAPI_F32);
+        else
+            affine_act(a, y, x, dense.scale, HAPI_F32, HAPI_BF16);
+    } else if (dense.scale) {
+        if (bf16)
+            affine_act(a, y, x, true, HAPI_BF16, HAPI_BF16);
+        else
+            affine_act(a, y, x, true, HAPI_F32, HAPI_F32);
+    } else {
+        if (bf16)
+            affine_act(a, y, x, false, HAPI_BF16, HAPI_BF16);
+        else
+            affine_act(a, y, x, false, HAPI_F32, HAPI_F32);
+    }
+}
+
+/* ------------------------------------------------------------------ softmax */
+
+INLINE __m512 logit(const struct hapi_softmax *s, const void *x, const void *bias, int64_t c,
+                    enum hapi_dtype src, __mmask16 m)
+{
+    __m512 v = _mm512_mul_ps(load(x, c, src, m), set(s->scale));
+
+    return bias ? _mm512_add_ps(v, load(bias, c, src, m)) : v;
+}
+
+/* Rows of up to `KEEP` columns stay in the stack's cache lines between the passes, others are made again. */
+enum { KEEP = 1024 };
+
+INLINE float softmax_top(const struct hapi_softmax *s, const void *x, const void *bias, float *kept,
+                         enum hapi_dtype src)
+{
+    __m512 top = set(-3e38F), v;
+    int64_t n = s->rows.cols, c;
+
+    for (c = 0; c + 16 <= n; c += 16) {
+        v = logit(s, x, bias, c, src, WHOLE);
+        if (n <= KEEP)
+            _mm512_store_ps(kept + c, v);
+        top = _mm512_max_ps(top, v);
+    }
+    if (c < n) {
+        v = logit(s, x, bias, c, src, tail(n - c));
+        if (n <= KEEP)
+            _mm512_store_ps(kept + c, v);
+        top = _mm512_mask_max_ps(top, tail(n - c), top, v);
+    }
+    return _mm512_reduce_max_ps(top);
+}
+
+INLINE __m512 softmax_exp(const struct hapi_softmax *s, const void *x, const void *bias, float *kept,
+                          enum hapi_dtype src, int64_t c, __m512 top, __mmask16 m)
+{
+    bool keeps = s->rows.cols <= KEEP;
+    __m512 v = keeps ? _mm512_load_ps(kept + c) : logit(s, x, bias, c, src, m);
+
+    v = exp_of(_mm512_sub_ps(v, top));
+    if (keeps)
+        _mm512_store_ps(kept + c, v);
+    return v;
+}
+
+INLINE void softmax(const struct hapi_softmax *s, void *out, const void *in, const void *biases,
+                    enum hapi_dtype src, enum hapi_dtype dst)
+{
+    const struct hapi_rows *rows = &s->rows;
+    int64_t n = rows->cols, c;
+    _Alignas(64) float kept[KEEP];
+
+    for (int64_t r = 0; r < rows->rows; r++) {
+        const void *x = row(in, r, rows->from, src),
+                   *bias = biases ? row(biases, r % s->bias_rows, n, src) : NULL;
+        void *y = row(out, r, rows->to, dst);
+        __m512 top = set(softmax_top(s, x, bias, kept, src)), sum = _mm512_setzero_ps();
+        for (c = 0; c + 16 <= n; c += 16)
+            sum = _mm512_add_ps(sum, softmax_exp(s, x, bias, kept, src, c, top, WHOLE));
+        if (c < n)
+            sum = _mm512_mask_add_ps(sum, tail(n - c), sum,
+                                     softmax_exp(s, x, bias, kept, src, c, top, tail(n - c)));
+        __m512 by = set(1 / _mm512_reduce_add_ps(sum)), v;
+        for (c = 0; c + 16 <= n; c += 16) {
+            v = n <= KEEP ? _mm512_load_ps(kept + c) : softmax_exp(s, x, bias, kept, src, c, top, WHOLE);
+            store(y, c, dst, WHOLE, _mm512_mul_ps(v, by));
+        }
+        if (c < n) {
+            v = n <= KEEP ? _mm512_load_ps(kept + c)
+                          : softmax_exp(s, x, bias, kept, src, c, top, tail(n - c));
+            store(y, c, dst, tail(n - c), _mm512_mul_ps(v, by));
+        }
+    }
+}
+
+void hapi_vector_softmax(const struct hapi_softmax *s, void *y, const void *x, const void *bias)
+{
+    if (s->rows.src == HAPI_F32 && s->rows.dst == HAPI_F32)
+        softmax(s, y, x, bias, HAPI_F32, HAPI_F32);
+    else if (s->rows.src == HAPI_F32)
+        softmax(s, y, x, bias, HAPI_F32, HAPI_BF16);
+    else if (s->rows.dst == HAPI_F32)
+        softmax(s, y, x, bias, HAPI_BF16, HAPI_F32);
+    else
+        softmax(s, y, x, bias, HAPI_BF16, HAPI_BF16);
+}
+
+/* ------------------------------------------------------------------ layer normalisation */
+
+INLINE __m512 deviation(const void *x, int64_t c, enum hapi_dtype src, __m512 mean, __mmask16 m)
+{
+    return _mm512_maskz_sub_ps(m, load(x, c, src, m), mean);
+}
+
+INLINE __m512 sum_add(__m512 sum, __m512 v, bool squares)
+{
+    return squares ? _mm512_fmadd_ps(v, v, sum) : _mm512_add_ps(sum, v);
+}
+
+/* Of x - mean, or of its squares. Four sums at a time: one alone waits for the adder. */
+INLINE float row_sum(const void *x, int64_t n, enum hapi_dtype src, __m512 mean, bool squares)
+{
+    __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+    int64_t c;
+
+    for (c = 0; c + 64 <= n; c += 64)
+        for (int k = 0; k < 4; k++)
+            sum[k] = sum_add(sum[k], deviation(x, c + 16 * k, src, mean, WHOLE), squares);
+    for (; c + 16 <= n; c += 16)
+        sum[0] = sum_add(sum[0], deviation(x, c, src, mean, WHOLE), squares);
+    if (c < n)
+        sum[1] = sum_add(sum[1], deviation(x, c, src, mean, tail(n - c)), squares);
+    return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
+}
+
+INLINE void layer_norm_one(const struct hapi_layer_norm *l, void *y, const void *x, int64_t c, __m512 mean,
+                           __m512 by, enum hapi_dtype dtype, __mmask16 m)
+{
+    __m512 v = _mm512_mul_ps(deviation(x, c, dtype, mean, m), by);
+
+    if (l->scale)
+        v = _mm512_mul_ps(v, load(l->scale, c, HAPI_F32, m));
+    if (l->shift)
+        v = _mm512_add_ps(v, load(l->shift, c, HAPI_F32, m));
+    store(y, c, dtype, m, v);
+}
+
+INLINE void layer_norm(const struct hapi_layer_norm *l, void *out, const void *in, enum hapi_dtype dtype)
+{
+    const struct hapi_rows *rows = &l->rows;
+    int64_t n = rows->cols, c;
+
+    for (int64_t r = 0; r < rows->rows; r++) {
+        const void *x = row(in, r, rows->from, dtype);
+        void *y = row(out, r, rows->to, dtype);
+        __m512 mean = set(row_sum(x, n, dtype, _mm512_setzero_ps(), false) / (float)n);
+        float var = row_sum(x, n, dtype, mean, true) / (float)n;
+        __m512 by = _mm512_div_ps(set(1.0F), _mm512_sqrt_ps(set(var + l->epsilon)));
+        for (c = 0; c + 16 <= n; c += 16)
+            layer_norm_one(l, y, x, c, mean, by, dtype, WHOLE);
+        if (c < n)
+            layer_norm_one(l, y, x, c, mean, by, dtype, tail(n - c));
+    }
+}
+
+void hapi_vector_layer_norm(const struct hapi_layer_norm *l, void *y, const void *x)
+{
+    if (l->rows.src == HAPI_BF16)
+        layer_norm(l, y, x, HAPI_BF16);
+    else
+        layer_norm(l, y, x, HAPI_F32);
+}

@@ -1,0 +1,284 @@
+/* Kernels of our own against the formulas in double precision: every tail, strides, dtypes, in place. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "convert.h"
+#include "vector.h"
+
+enum { WIDEST = 1200, ROWS = 5 };
+
+static unsigned state = 1;
+
+static float draw(float low, float high)
+{
+    state = state * 1664525u + 1013904223u;
+    return low + (high - low) * (float)(state >> 8) / (float)(1 << 24);
+}
+
+/* n numbers in `dtype`, and the f32 values that they stand for. */
+static void fill(void *p, float *value, int64_t n, enum hapi_dtype dtype, float low, float high)
+{
+    for (int64_t i = 0; i < n; i++)
+        value[i] = draw(low, high);
+    hapi_convert(p, dtype, value, HAPI_F32, (size_t)n);
+    hapi_convert(value, HAPI_F32, p, dtype, (size_t)n);
+}
+
+static double act_exact(const struct hapi_act *a, double x)
+{
+    double low = (double)a->alpha, high = (double)a->beta;
+
+    switch (a->kind) {
+    case HAPI_ACT_RELU:
+        return x < 0 ? low * x : x;
+    case HAPI_ACT_CLIP:
+        return fmin(fmax(x, low), high);
+    case HAPI_ACT_SIGMOID:
+        return 1 / (1 + exp(-x));
+    case HAPI_ACT_SWISH:
+        return x / (1 + exp(-x));
+    case HAPI_ACT_GELU:
+        return 0.5 * x * erfc(-x / sqrt(2));
+    default:
+        return x;
+    }
+}
+
+static const struct hapi_act acts[] = {
+    {HAPI_ACT_NONE, 0, 0},    {HAPI_ACT_RELU, 0, 0},  {HAPI_ACT_RELU, 0.1F, 0}, {HAPI_ACT_CLIP, 0, 6},
+    {HAPI_ACT_SIGMOID, 0, 0}, {HAPI_ACT_SWISH, 1, 0}, {HAPI_ACT_GELU, 0, 0},
+};
+
+static bool close_to(double got, double want, enum hapi_dtype dtype, double bound)
+{
+    return fabs(got - want) <= (dtype == HAPI_BF16 ? 1.0 / 256 : bound) * fmax(1, fabs(want));
+}
+
+static const struct {
+    enum hapi_dtype src, dst;
+} pairs[] = {{HAPI_F32, HAPI_F32}, {HAPI_BF16, HAPI_BF16}, {HAPI_F32, HAPI_BF16}, {HAPI_BF16, HAPI_F32}};
+
+static bool usable(int pair)
+{
+    return hapi_vector_usable(pairs[pair].src) && hapi_vector_usable(pairs[pair].dst);
+}
+
+static const int64_t widths[] = {1, 2, 15, 16, 17, 31, 32, 33, 49, 64, 100, 197, 768, 1025, 1199};
+enum { WIDTHS = sizeof widths / sizeof *widths };
+
+static float value[ROWS * 2 * WIDEST], out_value[ROWS * 2 * WIDEST], scale_value[ROWS * WIDEST],
+    shift[WIDEST];
+static float x[ROWS * 2 * WIDEST], y[ROWS * 2 * WIDEST], scale[ROWS * WIDEST];
+
+/* One case; with `group` each of the rows has a scale of its own. Canaries lie between the rows. */
+static void affine_case(const struct hapi_act *act, int pair, int64_t cols, bool scaled, int64_t group)
+{
+    enum hapi_dtype src = pairs[pair].src, dst = pairs[pair].dst;
+    int64_t from = cols + 3, to = cols + 5;
+    struct hapi_affine a = {.rows = {ROWS, cols, from, to, src, dst}, .group = group, .act = *act};
+    int bad = 0, outside = 0;
+
+    fill(x, value, ROWS * from, src, -9, 9);
+    fill(scale, scale_value, ROWS * cols, group ? src : HAPI_F32, -2, 2);
+    for (int64_t c = 0; c < cols; c++)
+        shift[c] = draw(-1, 1);
+    if (scaled) {
+        a.scale = scale;
+        a.shift = group ? NULL : shift;
+        a.scale_dtype = group ? src : HAPI_F32;
+    }
+    memset(y, 0x41, sizeof y);
+    hapi_vector_affine(&a, y, x);
+    hapi_convert(out_value, HAPI_F32, y, dst, (size_t)(ROWS * to));
+    float canary;
+    hapi_convert(&canary, HAPI_F32, (const unsigned char *)y + sizeof y - 4, dst, 1);
+    for (int64_t r = 0; r < ROWS; r++)
+        for (int64_t c = 0; c < to; c++) {
+            double k = scaled ? (double)scale_value[(group ? r / group : 0) * cols + c] : 1;
+            double v = (double)value[r * from + c] * k + (scaled && !group ? (double)shift[c] : 0);
+            if (c >= cols)
+                outside += memcmp(&out_value[r * to + c], &canary, sizeof canary) != 0;
+            else
+                bad += !close_to((double)out_value[r * to + c], act_exact(act, v), dst, 2e-6);
+        }
+    CHECKF(!bad && !outside, "activation %d, %s to %s, %lld columns: %d wrong, %d outside", (int)act->kind,
+           hapi_dtype_name(src), hapi_dtype_name(dst), (long long)cols, bad, outside);
+}
+
+static void affine__every_shape__is_the_formula(void)
+{
+    for (size_t k = 0; k < sizeof acts / sizeof *acts; k++)
+        for (int pair = 0; pair < 4; pair++)
+            for (int w = 0; w < WIDTHS && usable(pair); w++) {
+                affine_case(&acts[k], pair, widths[w], false, 0);
+                affine_case(&acts[k], pair, widths[w], true, 0);
+                affine_case(&acts[k], pair, widths[w], true, 2);
+            }
+}
+
+static void activation__the_whole_line__is_exact_and_finite(void)
+{
+    static const struct {
+        enum hapi_act_kind kind;
+        double relative; /* bound */
+    } kinds[] = {{HAPI_ACT_SIGMOID, 3e-7}, {HAPI_ACT_SWISH, 4e-7}, {HAPI_ACT_GELU, 0}};
+    enum { N = 16384 };
+    static float in[N], out[N];
+
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        struct hapi_affine a = {.rows = {1, N, N, N, HAPI_F32, HAPI_F32}, .act = {.kind = kinds[k].kind}};
+        double worst = 0;
+        for (int i = 0; i < N; i++)
+            in[i] = (float)(i - N / 2) / (N / 2) * 80;
+        hapi_vector_affine(&a, out, in);
+        for (int i = 0; i < N; i++) {
+            double want = act_exact(&a.act, (double)in[i]), d = fabs((double)out[i] - want);
+            d /= kinds[k].relative > 0 ? fabs(want) + 1e-37 : fmax(1, fabs(want));
+            worst = d > worst || isnan(d) ? d : worst;
+        }
+        CHECKF(worst <= (kinds[k].relative > 0 ? kinds[k].relative : 3e-7), "activation %d: off by %g",
+               (int)kinds[k].kind, worst);
+        float ends[4] = {-1e30F, 1e30F, -200, 200}, made[4];
+        a.rows = (struct hapi_rows){1, 4, 4, 4, HAPI_F32, HAPI_F32};
+        hapi_vector_affine(&a, made, ends);
+        for (int i = 0; i < 4; i++)
+            CHECKF(isfinite(made[i]), "activation %d of %g is %g", (int)kinds[k].kind, (double)ends[i],
+                   (double)made[i]);
+    }
+}
+
+static void softmax_case(int pair, int64_t cols, float by, bool biased)
+{
+    enum hapi_dtype src = pairs[pair].src, dst = pairs[pair].dst;
+    struct hapi_softmax s = {.rows = {ROWS, cols, cols + 1, cols, src, dst}, .scale = by, .bias_rows = 2};
+    int bad = 0;
+
+    fill(x, value, ROWS * (cols + 1), src, -20, 20);
+    fill(scale, scale_value, 2 * cols, src, -3, 3);
+    hapi_vector_softmax(&s, y, x, biased ? scale : NULL);
+    hapi_convert(out_value, HAPI_F32, y, dst, (size_t)(ROWS * cols));
+    for (int64_t r = 0; r < ROWS; r++) {
+        double top = -1e300, sum = 0;
+        for (int pass = 0; pass < 3; pass++)
+            for (int64_t c = 0; c < cols; c++) {
+                double v = (double)value[r * (cols + 1) + c] * (double)by +
+                           (biased ? (double)scale_value[r % 2 * cols + c] : 0);
+                if (pass == 0)
+                    top = fmax(top, v);
+                else if (pass == 1)
+                    sum += exp(v - top);
+                else
+                    bad += !close_to((double)out_value[r * cols + c], exp(v - top) / sum, dst, 1e-6);
+            }
+    }
+    CHECKF(!bad, "softmax, %s to %s, %lld columns: %d wrong", hapi_dtype_name(src), hapi_dtype_name(dst),
+           (long long)cols, bad);
+}
+
+static void softmax__every_shape__is_the_formula(void)
+{
+    for (int pair = 0; pair < 4; pair++)
+        for (int w = 0; w < WIDTHS && usable(pair); w++) {
+            softmax_case(pair, widths[w], 1, false);
+            softmax_case(pair, widths[w], 0.125F, true);
+        }
+}
+
+static void softmax__masked_by_infinity__gives_zero_there(void)
+{
+    float in[20], made[20];
+    struct hapi_softmax s = {.rows = {1, 20, 20, 20, HAPI_F32, HAPI_F32}, .scale = 1};
+
+    for (int i = 0; i < 20; i++)
+        in[i] = i % 2 ? -INFINITY : 1;
+    hapi_vector_softmax(&s, made, in, NULL);
+    for (int i = 0; i < 20; i++)
+        CHECKF(fabs((double)made[i] - (i % 2 ? 0 : 0.1)) < 1e-6, "element %d is %g", i, (double)made[i]);
+}
+
+static void layer_norm_case(int pair, int64_t cols, bool lines)
+{
+    enum hapi_dtype dtype = pairs[pair].src;
+    struct hapi_layer_norm l = {.rows = {ROWS, cols, cols + 2, cols, dtype, dtype}, .epsilon = 1e-5F};
+    int bad = 0;
+
+    fill(x, value, ROWS * (cols + 2), dtype, 3, 9);
+    for (int64_t c = 0; c < cols; c++) {
+        scale[c] = draw(-2, 2);
+        shift[c] = draw(-1, 1);
+    }
+    l.scale = lines ? scale : NULL;
+    l.shift = lines ? shift : NULL;
+    hapi_vector_layer_norm(&l, y, x);
+    hapi_convert(out_value, HAPI_F32, y, dtype, (size_t)(ROWS * cols));
+    for (int64_t r = 0; r < ROWS; r++) {
+        double mean = 0, var = 0;
+        for (int64_t c = 0; c < cols; c++)
+            mean += (double)value[r * (cols + 2) + c] / (double)cols;
+        for (int64_t c = 0; c < cols; c++)
+            var += pow((double)value[r * (cols + 2) + c] - mean, 2) / (double)cols;
+        for (int64_t c = 0; c < cols; c++) {
+            double v = ((double)value[r * (cols + 2) + c] - mean) / sqrt(var + 1e-5);
+            v = lines ? v * (double)scale[c] + (double)shift[c] : v;
+            /* two near values: their difference has few digits, and so has what is made of it */
+            bad += !close_to((double)out_value[r * cols + c], v, dtype,
+                             2e-6 * (3 + fabs(mean) / sqrt(var + 1e-5)));
+        }
+    }
+    CHECKF(!bad, "layer norm, %s, %lld columns: %d wrong", hapi_dtype_name(dtype), (long long)cols, bad);
+}
+
+static void layer_norm__every_shape__is_the_formula(void)
+{
+    for (int pair = 0; pair < 2; pair++)
+        for (int w = 0; w < WIDTHS && usable(pair); w++) {
+            layer_norm_case(pair, widths[w], false);
+            layer_norm_case(pair, widths[w], true);
+        }
+}
+
+/* A row alone, and among others, over its own memory. */
+static void rows__alone_or_among_others__same_bits(void)
+{
+    enum { COLS = 197 };
+    static float many[ROWS * COLS], one[COLS], scaled[COLS];
+
+    for (int f = 0; f < 3; f++) {
+        for (int i = 0; i < ROWS * COLS; i++)
+            many[i] = draw(-5, 5);
+        for (int i = 0; i < COLS; i++)
+            scaled[i] = draw(-1, 1);
+        memcpy(one, many + 3 * COLS, sizeof one);
+        struct hapi_rows rows = {ROWS, COLS, COLS, COLS, HAPI_F32, HAPI_F32};
+        for (int k = 0; k < 2; k++) {
+            float *p = k ? one : many;
+            rows.rows = k ? 1 : ROWS;
+            if (f == 0)
+                hapi_vector_softmax(&(struct hapi_softmax){.rows = rows, .scale = 1}, p, p, NULL);
+            else if (f == 1)
+                hapi_vector_layer_norm(&(struct hapi_layer_norm){.rows = rows, .epsilon = 1e-5F}, p, p);
+            else
+                hapi_vector_affine(
+                    &(struct hapi_affine){.rows = rows, .scale = scaled, .act = {.kind = HAPI_ACT_GELU}}, p,
+                    p);
+        }
+        CHECKF(!memcmp(one, many + 3 * COLS, sizeof one), "function %d", f);
+    }
+}
+
+int main(void)
+{
+    if (!hapi_vector_usable(HAPI_F32)) {
+        puts("skipped: this CPU has no AVX-512");
+        return 77;
+    }
+    CASE(affine__every_shape__is_the_formula);
+    CASE(activation__the_whole_line__is_exact_and_finite);
+    CASE(softmax__every_shape__is_the_formula);
+    CASE(softmax__masked_by_infinity__gives_zero_there);
+    CASE(layer_norm__every_shape__is_the_formula);
+    CASE(rows__alone_or_among_others__same_bits);
+    return check_done();
+}
