@@ -116,6 +116,21 @@ static void scalar(enum pair pair, void *dst, const void *src, size_t i, size_t 
 
 #if defined(__x86_64__)
 
+/* A loop for each pair: the choice must not be made in it. */
+#define BY_PAIR(loop, ...)                                                                                   \
+    switch (pair) {                                                                                          \
+    case F32_F16:                                                                                            \
+        return loop(F32_F16, __VA_ARGS__);                                                                   \
+    case F32_BF16:                                                                                           \
+        return loop(F32_BF16, __VA_ARGS__);                                                                  \
+    case F16_F32:                                                                                            \
+        return loop(F16_F32, __VA_ARGS__);                                                                   \
+    case BF16_F32:                                                                                           \
+        return loop(BF16_F32, __VA_ARGS__);                                                                  \
+    default:                                                                                                 \
+        return loop(pair, __VA_ARGS__);                                                                      \
+    }
+
 AVX2_FN static inline __m128i bf16_avx2(__m256i u)
 {
     __m256i mag = _mm256_and_si256(u, _mm256_set1_epi32(0x7fffffff));
@@ -171,13 +186,21 @@ AVX2_FN static INLINE void one_avx2(enum pair pair, void *dst, const void *src, 
     }
 }
 
-AVX2_FN static void convert_avx2(enum pair pair, void *dst, const void *src, size_t n)
+AVX2_FN static INLINE size_t loop_avx2(enum pair pair, void *dst, const void *src, size_t n)
 {
     size_t i = 0;
 
     for (; i + 8 <= n; i += 8)
         one_avx2(pair, dst, src, i);
-    scalar(pair, dst, src, i, n);
+    return i;
+}
+
+AVX2_FN static size_t pairs_avx2(enum pair pair, void *dst, const void *src,
+                                 size_t n){BY_PAIR(loop_avx2, dst, src, n)}
+
+AVX2_FN static void convert_avx2(enum pair pair, void *dst, const void *src, size_t n)
+{
+    scalar(pair, dst, src, pairs_avx2(pair, dst, src, n), n);
 }
 
 AVX512_FN static inline __m256i bf16_avx512(__m512i u)
@@ -233,13 +256,21 @@ AVX512_FN static INLINE void one_avx512(enum pair pair, void *dst, const void *s
     }
 }
 
-AVX512_FN static void convert_avx512(enum pair pair, void *dst, const void *src, size_t n)
+AVX512_FN static INLINE size_t loop_avx512(enum pair pair, void *dst, const void *src, size_t n)
 {
     size_t i = 0;
 
     for (; i + 16 <= n; i += 16)
         one_avx512(pair, dst, src, i);
-    scalar(pair, dst, src, i, n);
+    return i;
+}
+
+AVX512_FN static size_t pairs_avx512(enum pair pair, void *dst, const void *src,
+                                     size_t n){BY_PAIR(loop_avx512, dst, src, n)}
+
+AVX512_FN static void convert_avx512(enum pair pair, void *dst, const void *src, size_t n)
+{
+    scalar(pair, dst, src, pairs_avx512(pair, dst, src, n), n);
 }
 
 #endif
@@ -302,7 +333,7 @@ int hapi_convert_by(enum hapi_way way, void *dst, enum hapi_dtype dst_dtype, con
     return HAPI_OK;
 }
 
-static enum hapi_way best_way(void)
+enum hapi_way hapi_way_best(void)
 {
     static _Atomic int chosen = -1; /* cpuid is slow in virtual machines; all threads choose the same */
     int way = chosen;
@@ -318,7 +349,7 @@ static enum hapi_way best_way(void)
 
 int hapi_convert(void *dst, enum hapi_dtype dst_dtype, const void *src, enum hapi_dtype src_dtype, size_t n)
 {
-    return hapi_convert_by(best_way(), dst, dst_dtype, src, src_dtype, n);
+    return hapi_convert_by(hapi_way_best(), dst, dst_dtype, src, src_dtype, n);
 }
 
 /* ------------------------------------------------------------------ with a checksum */
@@ -357,28 +388,14 @@ AVX512_CRC_FN static INLINE uint32_t groups_avx512(enum pair pair, void *dst, co
     GROUPS(one_avx512, 16);
 }
 
-/* A loop for each pair: the choice must not be made in it. */
-#define BY_PAIR(groups_of)                                                                                   \
-    switch (pair) {                                                                                          \
-    case F32_F16:                                                                                            \
-        return groups_of(F32_F16, dst, src, groups, at, crc);                                                \
-    case F32_BF16:                                                                                           \
-        return groups_of(F32_BF16, dst, src, groups, at, crc);                                               \
-    case F16_F32:                                                                                            \
-        return groups_of(F16_F32, dst, src, groups, at, crc);                                                \
-    case BF16_F32:                                                                                           \
-        return groups_of(BF16_F32, dst, src, groups, at, crc);                                               \
-    default:                                                                                                 \
-        return groups_of(pair, dst, src, groups, at, crc);                                                   \
-    }
-
 AVX2_CRC_FN static uint32_t both_avx2(enum pair pair, void *dst, const void *src, size_t groups,
-                                      const uint8_t *at, uint32_t crc){BY_PAIR(groups_avx2)}
+                                      const uint8_t *at,
+                                      uint32_t crc){BY_PAIR(groups_avx2, dst, src, groups, at, crc)}
 
 AVX512_CRC_FN static uint32_t
     both_avx512(enum pair pair, void *dst, const void *src, size_t groups, const uint8_t *at, uint32_t crc)
 {
-    BY_PAIR(groups_avx512)
+    BY_PAIR(groups_avx512, dst, src, groups, at, crc)
 }
 
 /* How many elements it did; 0 where it cannot. */
@@ -422,5 +439,5 @@ int hapi_convert_crc32c_by(enum hapi_way way, void *dst, enum hapi_dtype dst_dty
 int hapi_convert_crc32c(void *dst, enum hapi_dtype dst_dtype, const void *src, enum hapi_dtype src_dtype,
                         size_t n, enum hapi_crc_side side, uint32_t *crc)
 {
-    return hapi_convert_crc32c_by(best_way(), dst, dst_dtype, src, src_dtype, n, side, crc);
+    return hapi_convert_crc32c_by(hapi_way_best(), dst, dst_dtype, src, src_dtype, n, side, crc);
 }

@@ -310,48 +310,113 @@ static void speed(void)
     CHECK(a == b);
 }
 
-/* ---- --speed: the table of docs/benchmarks.md, CPU seconds per GB of what the checksum is taken of ---- */
+/* ---- --speed: the tables of docs/benchmarks.md, by each way. CPU seconds per GB of what is on the wire ----
+ */
 
 enum { PART = 8 * 1280, ROUNDS = 15 }; /* elements of a micro-batch of EfficientNet's features */
 
+static enum hapi_way part_way;
 static float *part_f32;
-static uint16_t *part_f16;
+static void *part_wire;
 static volatile uint32_t sink;
+static const struct hapi_i8 part_runs = {1280, 0, 20};        /* vectors */
+static const struct hapi_i8 part_channels = {PART, 160, 160}; /* 8 x 8 positions */
 
 static void to_f16(void)
 {
-    hapi_convert(part_f16, HAPI_F16, part_f32, HAPI_F32, PART);
+    hapi_convert_by(part_way, part_wire, HAPI_F16, part_f32, HAPI_F32, PART);
 }
 
 static void to_f16_then_crc(void)
 {
     to_f16();
-    sink = hapi_crc32c(0, part_f16, PART * 2);
+    sink = hapi_crc32c(0, part_wire, PART * 2);
 }
 
 static void to_f16_with_crc(void)
 {
     uint32_t crc = 0;
-    hapi_convert_crc32c(part_f16, HAPI_F16, part_f32, HAPI_F32, PART, HAPI_CRC_DST, &crc);
+    hapi_convert_crc32c_by(part_way, part_wire, HAPI_F16, part_f32, HAPI_F32, PART, HAPI_CRC_DST, &crc);
     sink = crc;
 }
 
 static void from_f16(void)
 {
-    hapi_convert(part_f32, HAPI_F32, part_f16, HAPI_F16, PART);
+    hapi_convert_by(part_way, part_f32, HAPI_F32, part_wire, HAPI_F16, PART);
 }
 
 static void crc_then_from_f16(void)
 {
-    sink = hapi_crc32c(0, part_f16, PART * 2);
+    sink = hapi_crc32c(0, part_wire, PART * 2);
     from_f16();
 }
 
 static void from_f16_with_crc(void)
 {
     uint32_t crc = 0;
-    hapi_convert_crc32c(part_f32, HAPI_F32, part_f16, HAPI_F16, PART, HAPI_CRC_SRC, &crc);
+    hapi_convert_crc32c_by(part_way, part_f32, HAPI_F32, part_wire, HAPI_F16, PART, HAPI_CRC_SRC, &crc);
     sink = crc;
+}
+
+static void to_bf16(void)
+{
+    hapi_convert_by(part_way, part_wire, HAPI_BF16, part_f32, HAPI_F32, PART);
+}
+
+static void from_bf16(void)
+{
+    hapi_convert_by(part_way, part_f32, HAPI_F32, part_wire, HAPI_BF16, PART);
+}
+
+static void i8(const struct hapi_i8 *f, bool to, bool check)
+{
+    uint32_t crc = 0;
+
+    if (to)
+        hapi_i8_pack_by(part_way, part_wire, part_f32, f, PART / f->elements, check ? &crc : NULL);
+    else
+        hapi_i8_unpack_by(part_way, part_f32, part_wire, f, PART / f->elements, check ? &crc : NULL);
+    sink = crc;
+}
+
+static void to_i8_runs(void)
+{
+    i8(&part_runs, true, false);
+}
+
+static void to_i8_channels(void)
+{
+    i8(&part_channels, true, false);
+}
+
+static void to_i8_runs_with_crc(void)
+{
+    i8(&part_runs, true, true);
+}
+
+static void to_i8_channels_with_crc(void)
+{
+    i8(&part_channels, true, true);
+}
+
+static void from_i8_runs(void)
+{
+    i8(&part_runs, false, false);
+}
+
+static void from_i8_channels(void)
+{
+    i8(&part_channels, false, false);
+}
+
+static void from_i8_runs_with_crc(void)
+{
+    i8(&part_runs, false, true);
+}
+
+static void from_i8_channels_with_crc(void)
+{
+    i8(&part_channels, false, true);
 }
 
 static void f32_crc(void)
@@ -362,7 +427,7 @@ static void f32_crc(void)
 static const struct {
     const char *name;
     void (*run)(void);
-    size_t bytes; /* checked, of an element */
+    double bytes; /* on the wire, of an element */
 } speeds[] = {
     {"f32 -> f16", to_f16, 2},
     {"f32 -> f16, then crc", to_f16_then_crc, 2},
@@ -370,6 +435,16 @@ static const struct {
     {"f16 -> f32", from_f16, 2},
     {"crc, then f16 -> f32", crc_then_from_f16, 2},
     {"f16 -> f32 with crc", from_f16_with_crc, 2},
+    {"f32 -> bf16", to_bf16, 2},
+    {"bf16 -> f32", from_bf16, 2},
+    {"f32 -> int8, runs", to_i8_runs, 1.0625},
+    {"f32 -> int8, channels", to_i8_channels, 1.0625},
+    {"f32 -> int8, runs, with crc", to_i8_runs_with_crc, 1.0625},
+    {"f32 -> int8, channels, with crc", to_i8_channels_with_crc, 1.0625},
+    {"int8 -> f32, runs", from_i8_runs, 1.0625},
+    {"int8 -> f32, channels", from_i8_channels, 1.0625},
+    {"int8 -> f32, runs, with crc", from_i8_runs_with_crc, 1.0625},
+    {"int8 -> f32, channels, with crc", from_i8_channels_with_crc, 1.0625},
     {"crc of f32", f32_crc, 4},
 };
 
@@ -389,43 +464,45 @@ static int by_value(const void *a, const void *b)
 /* Part after part through `pool` bytes of f32: how large it is says which cache they come from. */
 static void speed_table(size_t pool)
 {
+    static const char *const ways[] = {"scalar", "avx2", "avx512"};
     enum { N = sizeof speeds / sizeof *speeds };
     static double took[N][ROUNDS];
-    size_t parts = pool / (PART * 4) + 1, calls = ((size_t)1 << 29) / (PART * 4);
+    size_t parts = pool / (PART * 4) + 1, calls = ((size_t)1 << 26) / (PART * 4) * (part_way ? 4 : 1);
     float *f32 = aligned_alloc(4096, parts * PART * 4);
-    uint16_t *f16 = aligned_alloc(4096, parts * PART * 2);
+    uint8_t *wire = aligned_alloc(4096, parts * PART * 2);
 
-    REQUIRE(f32 && f16);
+    REQUIRE(f32 && wire);
     for (size_t i = 0; i < parts * PART; i++)
         f32[i] = (float)(i % 1000) / 100;
-    memset(f16, 1, parts * PART * 2);
+    memset(wire, 1, parts * PART * 2);
     for (int round = 0; round < ROUNDS; round++)
         for (int k = 0; k < N; k++) {
             double from = cpu_s();
             for (size_t i = 0; i < calls; i++) {
                 part_f32 = f32 + i % parts * PART;
-                part_f16 = f16 + i % parts * PART;
+                part_wire = wire + i % parts * PART * 2;
                 speeds[k].run();
             }
-            took[k][round] = (cpu_s() - from) * 1e9 / (double)(calls * PART * speeds[k].bytes);
+            took[k][round] = (cpu_s() - from) * 1e9 / (double)(calls * PART);
         }
     for (int k = 0; k < N; k++) {
         qsort(took[k], ROUNDS, sizeof(double), by_value);
-        printf("{\"pool_kib\": %zu, \"what\": \"%s\", \"cpu_s_per_gb\": %.4f, \"min\": %.4f, \"max\": %.4f, "
-               "\"n\": %d}\n",
-               pool >> 10, speeds[k].name, took[k][ROUNDS / 2], took[k][0], took[k][ROUNDS - 1], ROUNDS);
+        printf(
+            "{\"way\": \"%s\", \"pool_kib\": %zu, \"what\": \"%s\", \"ns_per_element\": %.3f, \"min\": %.3f, "
+            "\"max\": %.3f, \"n\": %d, \"cpu_s_per_gb\": %.4f}\n",
+            ways[part_way], pool >> 10, speeds[k].name, took[k][ROUNDS / 2], took[k][0], took[k][ROUNDS - 1],
+            ROUNDS, took[k][ROUNDS / 2] / speeds[k].bytes);
     }
     free(f32);
-    free(f16);
+    free(wire);
 }
 
 int main(int argc, char **argv)
 {
     if (argc == 2 && !strcmp(argv[1], "--speed")) {
-        speed_table(32 << 10);
-        speed_table(1 << 20);
-        speed_table(8 << 20);
-        speed_table(1 << 30);
+        for (part_way = 0; part_way < HAPI_WAY_COUNT; part_way++)
+            for (size_t pool = 32 << 10; hapi_way_usable(part_way) && pool <= 1 << 30; pool <<= 5)
+                speed_table(pool);
         return 0;
     }
     for (int i = 0; i < HALVES; i++)
