@@ -37,6 +37,8 @@ int hapi_i8_form(struct hapi_i8 *out, const struct hapi_shape *shape)
         return rc;
     if (n < 1)
         return HAPI_EINVAL;
+    if (n > INT64_MAX / 8)
+        return HAPI_ETOOBIG;
     size_t elements = (size_t)n, channels = (size_t)one.dim[one.rank == 4 ? 1 : one.rank - 1];
     bool each = elements / channels >= HAPI_I8_POSITIONS;
     *out = (struct hapi_i8){elements, each ? channels : 0, each ? channels : (elements + RUN - 1) / RUN};
@@ -50,17 +52,18 @@ size_t hapi_i8_row(const struct hapi_i8 *f)
 
 int hapi_wire_row(const struct hapi_shape *shape, enum hapi_dtype wire, uint64_t *out)
 {
+    struct hapi_shape one = *shape;
     struct hapi_i8 f;
-    int rc = hapi_i8_form(&f, shape);
+    size_t bytes;
+    int rc;
 
-    if (rc)
-        return rc;
-    if (!hapi_dtype_size(wire))
+    if (one.rank < 1)
         return HAPI_EINVAL;
-    if (f.elements > INT64_MAX / 8)
-        return HAPI_ETOOBIG;
-    *out = wire == HAPI_I8 ? hapi_i8_row(&f) : f.elements * hapi_dtype_size(wire);
-    return 0;
+    one.dim[0] = 1;
+    rc = wire == HAPI_I8 ? hapi_i8_form(&f, &one) : hapi_tensor_bytes(&one, wire, &bytes);
+    if (!rc)
+        *out = wire == HAPI_I8 ? hapi_i8_row(&f) : bytes;
+    return rc;
 }
 
 /* ------------------------------------------------------------------ the plain loops: what all ways give */

@@ -37,8 +37,8 @@ struct hapi_i8 {
 int hapi_i8_form(struct hapi_i8 *out, const struct hapi_shape *shape);
 size_t hapi_i8_row(const struct hapi_i8 *f); /* bytes of a sample's row */
 
-/* Bytes of one sample of (N,...) on the wire, scales included. Errors: as hapi_i8_form(); HAPI_EINVAL for an
- * unknown dtype. */
+/* Bytes of one sample of (N,...) on the wire, scales included. Errors: HAPI_EINVAL for an unknown
+ * dtype or a shape without N, HAPI_ETOOBIG; with i8 those of hapi_i8_form(). */
 int hapi_wire_row(const struct hapi_shape *shape, enum hapi_dtype wire, uint64_t *out);
 
 /* n samples, dense on both sides; rows need no alignment. *crc, where it is not NULL, goes on over the rows

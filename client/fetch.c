@@ -364,6 +364,10 @@ static int part_take(struct request *r, uint32_t part, struct hapi_err *err)
     if (record->generation != r->generation || record->part != part || record->request != r->index)
         return hapi_err_set(err, HAPI_EPROTO, 0, "the record of part %u is stale", part);
     for (uint32_t i = 0; i < record->count; i++) {
+        const struct hapi_record_sample *s = &record->samples[i];
+        if (l->pushdown && !record->status && !s->status && s->bytes != l->wire_row)
+            return hapi_err_set(err, HAPI_EPROTO, 0, "a row of %u bytes, of %s it has %llu", s->bytes,
+                                l->o.wire, (unsigned long long)l->wire_row);
         if (r->seen[record->first + i])
             return hapi_err_set(err, HAPI_EPROTO, 0, "sample %u of a request came twice", record->first + i);
         r->seen[record->first + i] = true;

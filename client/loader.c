@@ -190,9 +190,9 @@ static int options_keep(struct hapi_loader *l, const struct hapi_loader_options 
     l->o.request_timeout_ms = l->o.request_timeout_ms ? l->o.request_timeout_ms : 30000;
     if (l->o.batch > 1 << 20 || l->o.depth < 2 || l->o.depth > 64)
         return hapi_err_set(err, HAPI_EINVAL, 0, "batch is 1..1048576 and depth 2..64");
-    l->wire = hapi_dtype_from_name(l->o.wire);
-    if (l->wire != HAPI_F32 && l->wire != HAPI_F16 && l->wire != HAPI_BF16)
-        return hapi_err_set(err, HAPI_EINVAL, 0, "wire dtype is f32, f16 or bf16, not `%s`", l->o.wire);
+    l->wire = strcmp(l->o.wire, "int8") ? hapi_dtype_from_name(l->o.wire) : HAPI_I8;
+    if (l->wire != HAPI_F32 && l->wire != HAPI_F16 && l->wire != HAPI_BF16 && l->wire != HAPI_I8)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "wire dtype is f32, f16, bf16 or int8, not `%s`", l->o.wire);
     l->dtype = hapi_dtype_from_name(l->o.dtype);
     if (l->dtype != HAPI_F32 && l->dtype != HAPI_BF16)
         return hapi_err_set(err, HAPI_EINVAL, 0, "compute dtype is f32 or bf16, not `%s`", l->o.dtype);
@@ -264,7 +264,11 @@ static int model_open(struct hapi_loader *l, struct hapi_err *err)
                             l->freeze->id, l->freeze->n_tensors);
     l->width = (size_t)n;
     l->row_bytes = l->width * 4;
-    l->wire_row = l->width * hapi_dtype_size(l->wire);
+    rc = hapi_wire_row(&l->freeze->tensors[0].shape, l->wire, &l->wire_row);
+    if (!rc && l->wire == HAPI_I8)
+        rc = hapi_i8_form(&l->form, &l->freeze->tensors[0].shape);
+    if (rc)
+        return hapi_err_set(err, rc, 0, "freeze layer %s cannot travel as %s", l->freeze->id, l->o.wire);
     l->direct = l->pushdown && l->wire == HAPI_F32;
     if (!l->pushdown)
         return 0;

@@ -20,6 +20,7 @@
 #include "catalog.h"
 #include "control.h"
 #include "hapi.h"
+#include "int8.h"
 #include "kernels.h"
 #include "loop.h"
 #include "pool.h"
@@ -159,7 +160,9 @@ struct hapi_loader {
     bool pushdown; /* else cut none */
     enum hapi_dtype wire, dtype;
     bool direct;                        /* the network assembles the batch: no suffix */
-    size_t width, row_bytes, wire_row;  /* of a sample: features, f32 bytes, bytes on the wire */
+    size_t width, row_bytes;            /* of a sample: features, f32 bytes */
+    uint64_t wire_row;                  /* bytes on the wire */
+    struct hapi_i8 form;                /* of a row, with i8 on the wire */
     uint8_t upload[UPLOAD_BYTES + 512]; /* a model chunk on its way */
     void *offer;                        /* prefix bytes */
     size_t offer_size;

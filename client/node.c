@@ -347,6 +347,10 @@ static void control_open(struct hapi_control *c, const struct hapi_hello *peer)
         node_break(n, HAPI_EUNSUPPORTED, "it offers no checksums of the payload: leave --checksum out");
         return;
     }
+    if (l->pushdown && l->wire == HAPI_I8 && !(peer->caps & HAPI_CAP_INT8)) {
+        node_break(n, HAPI_EUNSUPPORTED, "it cannot send int8: give another --wire");
+        return;
+    }
     memcpy(l->numeric_class, class, sizeof class);
     n->caps = peer->caps;
     n->last.code = 0;
@@ -445,7 +449,7 @@ void node_connect(struct loader_node *n)
                 .major_min = HAPI_PROTO_MAJOR,
                 .major_max = HAPI_PROTO_MAJOR,
                 .minor = HAPI_PROTO_MINOR,
-                .caps = HAPI_CAP_TRANSPORT_OFI | HAPI_CAP_TRANSPORT_VERBS | HAPI_CAP_CHECKSUM,
+                .caps = HAPI_CAP_TRANSPORT_OFI | HAPI_CAP_TRANSPORT_VERBS | HAPI_CAP_CHECKSUM | HAPI_CAP_INT8,
                 .role = {"client", 6},
                 .version = {HAPI_VERSION, sizeof HAPI_VERSION - 1},
             },

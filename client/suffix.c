@@ -45,7 +45,18 @@ bool suffix_checks(const struct hapi_loader *l)
     return l->o.checksum && l->pushdown && !l->direct;
 }
 
-/* The whole part: its checksum goes through all its samples, those that were not delivered left out. */
+/* n samples that were delivered, one after the other. */
+static int rows_convert(const struct hapi_loader *l, uint8_t *to, const uint8_t *from, uint32_t n,
+                        uint32_t *crc)
+{
+    if (l->wire == HAPI_I8)
+        return hapi_i8_unpack((float *)to, from, &l->form, n, crc);
+    return crc ? hapi_convert_crc32c(to, HAPI_F32, from, l->wire, n * l->width, HAPI_CRC_SRC, crc)
+               : hapi_convert(to, HAPI_F32, from, l->wire, n * l->width);
+}
+
+/* The whole part: its checksum goes through all its samples. Those that were not delivered are left out of
+ * that, and of the conversion: what lies in their place may be no rows. */
 static int part_convert(const struct chunk *c, uint8_t *to)
 {
     const struct request *r = c->request;
@@ -54,18 +65,16 @@ static int part_convert(const struct chunk *c, uint8_t *to)
     uint32_t crc = 0;
     int rc = 0;
 
-    if (!l->o.checksum)
-        return hapi_convert(to, HAPI_F32, from, l->wire, c->count * l->width);
     for (uint32_t i = 0, n; i < c->count && !rc; i += n) {
         for (n = 1; i + n < c->count && !r->images[c->first + i + n].status; n++)
             continue;
         if (r->images[c->first + i].status)
             n = 1;
         else
-            rc = hapi_convert_crc32c(to + i * l->row_bytes, HAPI_F32, from + i * l->wire_row, l->wire,
-                                     n * l->width, HAPI_CRC_SRC, &crc);
+            rc = rows_convert(l, to + i * l->row_bytes, from + i * l->wire_row, n,
+                              l->o.checksum ? &crc : NULL);
     }
-    return rc ? rc : crc == c->crc32c ? 0 : HAPI_ECORRUPT;
+    return rc || !l->o.checksum ? rc : crc == c->crc32c ? 0 : HAPI_ECORRUPT;
 }
 
 static void chunk_run(struct hapi_job *job, int worker)
@@ -86,12 +95,14 @@ static void chunk_run(struct hapi_job *job, int worker)
 }
 
 /* What came is not what was sent: none of its samples counts, and the node is asked anew. */
-static void chunk_corrupt(struct request *r)
+static void chunk_refuse(struct request *r, int code)
 {
     if (r->lost)
         return;
     r->lost = r->terminal; /* else the loss of the connection makes it so */
-    node_break(r->node, HAPI_ECORRUPT, "the checksum of a micro-batch differs");
+    node_break(r->node, code,
+               code == HAPI_EPROTO ? "a scale of int8 features is out of its range"
+                                   : "the checksum of a micro-batch differs");
 }
 
 static void chunk_done(struct hapi_job *job)
@@ -101,8 +112,8 @@ static void chunk_done(struct hapi_job *job)
     struct hapi_loader *l = r->node->l;
 
     r->jobs--;
-    if (c->status == HAPI_ECORRUPT && suffix_checks(l)) {
-        chunk_corrupt(r);
+    if (l->pushdown && (c->status == HAPI_ECORRUPT || c->status == HAPI_EPROTO)) {
+        chunk_refuse(r, c->status);
     } else if (c->status) {
         struct hapi_err err = {0};
         hapi_err_set(&err, c->status, 0, "this tier cannot compute the features: %s",

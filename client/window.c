@@ -47,7 +47,7 @@ int window_open(struct hapi_loader *l, struct hapi_err *err)
 {
     size_t requests = (size_t)l->n_nodes * NODE_REQUESTS, batch = page(l->o.batch * l->row_bytes);
 
-    l->record_slot = (hapi_record_size(REQUEST_SAMPLES, 0) + 63) & ~(size_t)63;
+    l->record_slot = (hapi_record_size(REQUEST_SAMPLES) + 63) & ~(size_t)63;
     l->slot_bytes = l->direct ? 0 : REQUEST_SAMPLES * l->wire_row;
     if (!l->pushdown) {
         l->slot_bytes = l->catalog.max_sample_bytes * (size_t)REQUEST_SAMPLES;

@@ -5,6 +5,7 @@
 
 #include "clock.h"
 #include "convert.h"
+#include "int8.h"
 #include "slab.h"
 
 enum { OUTPUTS_MAX = 32 };
@@ -44,11 +45,12 @@ struct buffers {
     float *input;
     void *out[OUTPUTS_MAX];
     size_t row[OUTPUTS_MAX]; /* elements of one sample */
+    struct hapi_i8 form[OUTPUTS_MAX];
     size_t n_out;
 };
 
 static int buffers_take(struct hapi_stage *s, const struct hapi_plan *plan, size_t input_bytes,
-                        struct buffers *b, struct hapi_err *err)
+                        enum hapi_dtype wire, struct buffers *b, struct hapi_err *err)
 {
     const struct hapi_tensor_desc *d;
     struct hapi_plan_memory m = hapi_plan_memory_get(plan);
@@ -59,7 +61,9 @@ static int buffers_take(struct hapi_stage *s, const struct hapi_plan *plan, size
         return hapi_err_set(err, HAPI_ETOOBIG, 0, "a cut of %zu tensors (at most %d)", b->n_out, OUTPUTS_MAX);
     for (size_t i = 0; i < b->n_out; i++) {
         size_t bytes;
-        if (d[i].dtype != HAPI_F32 || d[i].shape.rank < 1 || hapi_tensor_bytes(&d[i].shape, HAPI_F32, &bytes))
+        if (d[i].dtype != HAPI_F32 || d[i].shape.rank < 1 ||
+            hapi_tensor_bytes(&d[i].shape, HAPI_F32, &bytes) ||
+            (wire == HAPI_I8 && hapi_i8_form(&b->form[i], &d[i].shape)))
             return hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "tensor %s of the cut is not a batch of f32",
                                 d[i].name);
         b->row[i] = bytes / 4 / (size_t)d[i].shape.dim[0];
@@ -109,27 +113,38 @@ static int64_t run_of(const struct hapi_image *images, int64_t i, int64_t n)
     return k - i;
 }
 
-/* One output to the caller's dtype and place, and its checksum; a sample that is not delivered has none. */
-static int output_finish(const struct hapi_stage_out *o, size_t output, const void *from, size_t row,
-                         const struct hapi_image *images, int64_t n)
+static int rows_convert(const struct hapi_stage_out *o, void *to, const float *from, size_t rows, size_t row,
+                        const struct hapi_i8 *form)
 {
-    size_t size = hapi_dtype_size(o->dtype);
+    if (o->dtype == HAPI_I8) {
+        hapi_i8_pack(to, from, form, rows, o->crc32c);
+        return 0;
+    }
+    return o->crc32c ? hapi_convert_crc32c(to, o->dtype, from, HAPI_F32, rows * row, HAPI_CRC_DST, o->crc32c)
+                     : hapi_convert(to, o->dtype, from, HAPI_F32, rows * row);
+}
+
+/* One output to the caller's dtype and place, and its checksum; a sample that is not delivered has none. */
+static int output_finish(const struct hapi_stage_out *o, size_t output, const void *from,
+                         const struct buffers *b, const struct hapi_image *images, int64_t n)
+{
+    const struct hapi_i8 *form = &b->form[output];
+    size_t row = b->row[output];
+    size_t bytes = o->dtype == HAPI_I8 ? hapi_i8_row(form) : row * hapi_dtype_size(o->dtype);
     uint8_t *to = o->out[output];
     int rc = 0;
 
     if (!o->crc32c)
-        return from == to ? 0 : hapi_convert(to, o->dtype, from, HAPI_F32, row * (size_t)n);
+        return from == to ? 0 : rows_convert(o, to, from, (size_t)n, row, form);
     for (int64_t i = 0, k; i < n && !rc; i += k) {
-        size_t at = row * (size_t)i, count;
+        uint8_t *at = to + bytes * (size_t)i;
         k = run_of(images, i, n);
-        count = row * (size_t)k;
         if (images[i].status)
             continue;
         if (from == to)
-            *o->crc32c = hapi_crc32c(*o->crc32c, to + at * size, count * size);
+            *o->crc32c = hapi_crc32c(*o->crc32c, at, bytes * (size_t)k);
         else
-            rc = hapi_convert_crc32c(to + at * size, o->dtype, (const float *)from + at, HAPI_F32, count,
-                                     HAPI_CRC_DST, o->crc32c);
+            rc = rows_convert(o, at, (const float *)from + row * (size_t)i, (size_t)k, row, form);
     }
     return rc;
 }
@@ -144,7 +159,7 @@ int hapi_stage_images(struct hapi_stage *s, struct hapi_plan *plan, const struct
 
     int rc = input_check(plan, t, n, &image, &batch, err);
     if (!rc)
-        rc = buffers_take(s, plan, image * 4 * (size_t)batch, &b, err);
+        rc = buffers_take(s, plan, image * 4 * (size_t)batch, o->dtype, &b, err);
     if (rc)
         return rc;
     for (int64_t i = 0; i < n; i++) {
@@ -161,7 +176,7 @@ int hapi_stage_images(struct hapi_stage *s, struct hapi_plan *plan, const struct
     rc = hapi_plan_run(plan, b.arena, &in, made, err);
     int64_t t2 = hapi_clock_ns();
     for (size_t i = 0; !rc && i < b.n_out; i++)
-        rc = output_finish(o, i, made[i], b.row[i], images, n);
+        rc = output_finish(o, i, made[i], &b, images, n);
     ns[HAPI_STAGE_DECODE] = t1 - t0;
     ns[HAPI_STAGE_COMPUTE] = t2 - t1;
     ns[HAPI_STAGE_CONVERT] = hapi_clock_ns() - t2;

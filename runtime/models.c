@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "int8.h"
 #include "pool.h"
 
 enum { MODELS_MAX = 32, PREFIXES_MAX = 64, CUT_ID_MAX = 8192 };
@@ -198,11 +199,10 @@ static int prefix_shape(struct prefix_slot *p, const struct hapi_cut *cut)
         return hapi_err_set(&x->err, HAPI_ETOOBIG, 0, "a cut of %u tensors", cut->n_tensors);
     x->n_tensors = cut->n_tensors;
     for (uint32_t i = 0; i < cut->n_tensors; i++) {
-        int64_t n;
-        if (cut->tensors[i].dtype != HAPI_F32 || hapi_shape_elements(&cut->tensors[i].shape, &n))
-            return hapi_err_set(&x->err, HAPI_EUNSUPPORTED, 0, "tensor %s of the cut is not f32",
+        if (cut->tensors[i].dtype != HAPI_F32 ||
+            hapi_wire_row(&cut->tensors[i].shape, p->key.wire, &x->row_bytes[i]))
+            return hapi_err_set(&x->err, HAPI_EUNSUPPORTED, 0, "tensor %s of the cut is no batch of f32",
                                 cut->tensors[i].name);
-        x->row_bytes[i] = (uint64_t)n * hapi_dtype_size(p->key.wire);
         row += (x->row_bytes[i] + 63) & ~63ULL;
     }
     /* The area must hold all rows of a plan: a plan may write its padding rows too. */

@@ -30,7 +30,7 @@ static void advance(struct hapi_batch *b, enum hapi_batch_stage to)
 
 static size_t record_bytes(uint32_t micro_batch)
 {
-    return (hapi_record_size(micro_batch, 0) + 4095) & ~(size_t)4095;
+    return (hapi_record_size(micro_batch) + 4095) & ~(size_t)4095;
 }
 
 size_t hapi_batches_bytes(uint32_t batches, uint32_t micro_batch, uint64_t read_area, uint64_t send_area)
@@ -209,7 +209,7 @@ static void record_fill(struct hapi_batch *b)
     struct hapi_record *r = b->record;
 
     r->magic = HAPI_RECORD_MAGIC;
-    r->size = (uint32_t)hapi_record_size(b->count, 0);
+    r->size = (uint32_t)hapi_record_size(b->count);
     r->request = v->req.index;
     r->part = (uint16_t)v->parts;
     r->major = HAPI_PROTO_MAJOR;
@@ -218,7 +218,7 @@ static void record_fill(struct hapi_batch *b)
     r->status = b->status;
     r->label_encoding = HAPI_LABEL_CLASS_U32;
     r->n_windows = (uint16_t)v->req.n_windows;
-    r->scales_bytes = 0;
+    r->reserved = 0;
     r->generation = v->req.trace_id;
     r->flags = v->req.flags & HAPI_REQ_CHECKSUM ? HAPI_RECORD_CHECKSUM : 0;
     for (uint32_t i = 0; i < b->count; i++) {

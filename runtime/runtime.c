@@ -85,7 +85,7 @@ static struct hapi_hello hello(const struct hapi_rt *rt)
         .major_min = HAPI_PROTO_MAJOR,
         .major_max = HAPI_PROTO_MAJOR,
         .minor = HAPI_PROTO_MINOR,
-        .caps = hapi_fabrics_caps(rt) | HAPI_CAP_CHECKSUM | HAPI_CAP_UPLOAD |
+        .caps = hapi_fabrics_caps(rt) | HAPI_CAP_CHECKSUM | HAPI_CAP_UPLOAD | HAPI_CAP_INT8 |
                 (hapi_cpu_has_bf16(NULL) ? HAPI_CAP_BF16 : 0),
         .role = {"node", 4},
         .version = {HAPI_VERSION, sizeof HAPI_VERSION - 1},

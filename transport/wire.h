@@ -79,6 +79,7 @@ enum {
     HAPI_CAP_BF16 = 1 << 2,
     HAPI_CAP_CHECKSUM = 1 << 3,
     HAPI_CAP_UPLOAD = 1 << 4,
+    HAPI_CAP_INT8 = 1 << 5, /* wire dtype i8: rows of base/int8.h */
 };
 
 struct hapi_hello {
@@ -223,16 +224,16 @@ struct hapi_record {
     uint32_t first, count; /* samples [first, first+count) of the request */
     int32_t status;        /* 0, or why the whole part failed */
     uint16_t label_encoding, n_windows;
-    uint32_t crc32c;       /* of the payload, window by window, when CHECKSUM */
-    uint32_t scales_bytes; /* int8 scales follow the samples */
-    uint64_t generation;   /* trace_id of the request: a stale record is recognised */
-    uint64_t stage_ns[6];  /* queue, read, decode, compute, convert, send of the previous part */
+    uint32_t crc32c;      /* of the payload, window by window, when CHECKSUM */
+    uint32_t reserved;    /* 0 */
+    uint64_t generation;  /* trace_id of the request: a stale record is recognised */
+    uint64_t stage_ns[6]; /* queue, read, decode, compute, convert, send of the previous part */
     struct hapi_record_sample samples[]; /* count of them */
 };
 
 /* Bytes of a record with `count` samples (its `size`), a multiple of 64; a record area needs max_parts times
- * that. scales_bytes: 0, or with HAPI_I8 4 * n_windows * count (an f32 per sample, window by window). */
-size_t hapi_record_size(uint32_t count, uint32_t scales_bytes);
+ * that. */
+size_t hapi_record_size(uint32_t count);
 /* Checks a record found in memory (avail bytes) against the request it answers: magic, sizes, ranges of
  * first/count, labels < n_labels when status is 0, offset/bytes inside window 0 (with a cut: sample i of the
  * request lies at i * stride). HAPI_EPROTO with the reason. Copy the record out of exposed memory first: what

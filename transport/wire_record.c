@@ -9,9 +9,9 @@ enum { RECORD_ALIGN = 64 };
 
 #define BAD(err, ...) hapi_err_set(err, HAPI_EPROTO, 0, "record: " __VA_ARGS__)
 
-size_t hapi_record_size(uint32_t count, uint32_t scales_bytes)
+size_t hapi_record_size(uint32_t count)
 {
-    size_t n = sizeof(struct hapi_record) + (size_t)count * sizeof(struct hapi_record_sample) + scales_bytes;
+    size_t n = sizeof(struct hapi_record) + (size_t)count * sizeof(struct hapi_record_sample);
 
     return (n + RECORD_ALIGN - 1) & ~(size_t)(RECORD_ALIGN - 1);
 }
@@ -48,10 +48,9 @@ static int check_sizes(const struct hapi_record *r, size_t avail, const struct h
         return BAD(err, "samples %u+%u of %u", r->first, r->count, req->n_samples);
     if (r->count == 0 && r->status == 0 && !(r->flags & HAPI_RECORD_TERMINAL))
         return BAD(err, "part without samples");
-    uint32_t scales = req->wire_dtype == HAPI_I8 && req->n_cut ? 4 * req->n_windows * r->count : 0;
-    if (r->scales_bytes != 0 && r->scales_bytes != scales)
-        return BAD(err, "%u bytes of scales, not %u", r->scales_bytes, scales);
-    if (r->size != hapi_record_size(r->count, r->scales_bytes) || r->size > avail)
+    if (r->reserved)
+        return BAD(err, "reserved bits are set");
+    if (r->size != hapi_record_size(r->count) || r->size > avail)
         return BAD(err, "%u bytes for %u samples, %zu are there", r->size, r->count, avail);
     return 0;
 }

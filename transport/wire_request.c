@@ -124,7 +124,7 @@ static size_t largest_record(const struct hapi_request *r)
 
     if (r->micro_batch && r->micro_batch < count)
         count = r->micro_batch;
-    return hapi_record_size(count, r->wire_dtype == HAPI_I8 ? 4 * r->n_windows * count : 0);
+    return hapi_record_size(count);
 }
 
 static int check_records(const struct hapi_request *r, struct hapi_err *err)

@@ -39,6 +39,7 @@
     X(record_label, "a class that does not exist")                                                           \
     X(record_place, "samples at other places than agreed")                                                   \
     X(record_code, "a status that is no error code")                                                         \
+    X(record_row, "rows of another length than their dtype has")                                             \
     X(record_none, "an immediate without a record")                                                          \
     X(part_missing, "the end before all samples came")                                                       \
     X(part_twice, "every part twice")                                                                        \
@@ -47,6 +48,7 @@
     X(imm_ungranted, "more immediates than were granted")                                                    \
     X(write_outside, "a write past the end of what was exposed")                                             \
     X(write_key, "a write under another key")                                                                \
+    X(payload_garbage, "random bytes for rows")                                                              \
     X(error_codes, "errors with codes and ids of every kind")                                                \
     X(chatter, "between all messages, spoilt ones")                                                          \
     X(frames, "a frame that cannot be, in mid-epoch")                                                        \
@@ -133,7 +135,8 @@ static void say_hello(struct guest *g)
     struct node *node = g->node;
     struct hapi_hello h = {.major_min = HAPI_PROTO_MAJOR,
                            .major_max = HAPI_PROTO_MAJOR,
-                           .caps = HAPI_CAP_TRANSPORT_OFI | HAPI_CAP_CHECKSUM | HAPI_CAP_UPLOAD,
+                           .caps =
+                               HAPI_CAP_TRANSPORT_OFI | HAPI_CAP_CHECKSUM | HAPI_CAP_UPLOAD | HAPI_CAP_INT8,
                            .role = S("node"),
                            .version = S("hostile"),
                            .numeric_class = S("onednn/any")};
@@ -285,7 +288,7 @@ static struct hapi_record *record_make(struct guest *g, const struct hapi_reques
 
     memset(r, 0, RECORD_BYTES);
     r->magic = HAPI_RECORD_MAGIC;
-    r->size = (uint32_t)hapi_record_size(q->n_samples, 0);
+    r->size = (uint32_t)hapi_record_size(q->n_samples);
     r->request = q->index;
     r->major = HAPI_PROTO_MAJOR;
     r->flags = HAPI_RECORD_TERMINAL;
@@ -330,9 +333,12 @@ static void record_spoil(struct node *node, struct hapi_record *r, const struct 
     case PLAY_record_code:
         r->samples[rng_below(n, r->count)].status = rng_one_in(n, 2) ? 5 : INT32_MIN;
         break;
+    case PLAY_record_row:
+        r->samples[rng_below(n, r->count)].bytes -= 1 + rng_below(n, 4);
+        break;
     case PLAY_part_missing:
         r->count--;
-        r->size = (uint32_t)hapi_record_size(r->count, 0);
+        r->size = (uint32_t)hapi_record_size(r->count);
         break;
     case PLAY_part_order:
         r->part = 1;
@@ -361,6 +367,8 @@ static void answer(struct guest *g, const struct hapi_request *q)
     if (node->play == PLAY_imm_unknown)
         index = (uint16_t)(1000 + rng_below(&node->rng, 60000));
     bytes = bytes < ZEROS ? bytes : ZEROS;
+    if (node->play == PLAY_payload_garbage)
+        rng_bytes(&node->rng, node->zeros, bytes);
     hapi_conn_write(g->conn, node->zeros, bytes, base, key, NULL);
     for (int i = 0; i < times; i++)
         hapi_conn_write_imm(g->conn, r,

@@ -49,7 +49,8 @@ size_t hello_make(uint8_t *out, size_t size, const char *role)
     struct hapi_hello h = {.major_min = HAPI_PROTO_MAJOR,
                            .major_max = HAPI_PROTO_MAJOR,
                            .minor = HAPI_PROTO_MINOR,
-                           .caps = HAPI_CAP_TRANSPORT_OFI | HAPI_CAP_CHECKSUM | HAPI_CAP_UPLOAD,
+                           .caps =
+                               HAPI_CAP_TRANSPORT_OFI | HAPI_CAP_CHECKSUM | HAPI_CAP_UPLOAD | HAPI_CAP_INT8,
                            .role = {role, (uint32_t)strlen(role)},
                            .version = S("hostile")};
     int n = hapi_hello_encode(&h, out, size);

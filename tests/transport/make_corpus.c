@@ -86,12 +86,15 @@ int main(int argc, char **argv)
     lists();
     struct hapi_request r = sample_request(objects, samples);
     put("request", "cut", -1, buf, hapi_request_encode(&r, buf, sizeof buf));
+    r.wire_dtype = HAPI_I8;
+    put("request", "int8", -1, buf, hapi_request_encode(&r, buf, sizeof buf));
+    r.wire_dtype = HAPI_F16;
     struct hapi_record *rec = sample_record(memory, &r);
     put("record", "part", 0, rec, (int)rec->size);
     rec->flags = HAPI_RECORD_TERMINAL;
     rec->status = HAPI_ETIMEDOUT;
     rec->count = 0;
-    rec->size = (uint32_t)hapi_record_size(0, 0);
+    rec->size = (uint32_t)hapi_record_size(0);
     put("record", "failed", 0, rec, (int)rec->size);
     r = sample_request_raw(objects, samples);
     put("request", "raw", -1, buf, hapi_request_encode(&r, buf, sizeof buf));

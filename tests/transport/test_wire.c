@@ -375,7 +375,7 @@ static void request__largest__fits_or_says_so(void)
 
     r.n_objects = r.n_samples = HAPI_REQUEST_SAMPLES;
     r.max_parts = HAPI_REQUEST_SAMPLES + 1;
-    r.record_bytes = r.max_parts * hapi_record_size(2, 0);
+    r.record_bytes = r.max_parts * hapi_record_size(2);
     r.windows[0].capacity = r.windows[1].capacity = HAPI_REQUEST_SAMPLES * 1000;
     for (uint16_t i = 0; i < HAPI_REQUEST_SAMPLES; i++) {
         int n = snprintf(names[i], sizeof names[i], "class-%05u/image-%08u.jpg", i, i);
@@ -418,11 +418,11 @@ static void record__good_and_each_lie__is_told_apart(void)
     LIE(r->first = 5);
     LIE(r->first = 3);
     LIE(r->count = 7);
-    LIE(r->count = 0; r->size = (uint32_t)hapi_record_size(0, 0));
+    LIE(r->count = 0; r->size = (uint32_t)hapi_record_size(0));
     LIE(r->status = 1);
     LIE(r->label_encoding = 0);
     LIE(r->n_windows = 1);
-    LIE(r->scales_bytes = 16; r->size = (uint32_t)hapi_record_size(2, 16));
+    LIE(r->reserved = 16);
     LIE(r->generation ^= 1);
     LIE(r->samples[0].status = 5);
     LIE(r->samples[0].label = 10);
@@ -434,7 +434,7 @@ static void record__good_and_each_lie__is_told_apart(void)
     r = sample_record(memory, &req);
     r->status = HAPI_EBUSY;
     r->count = 0;
-    r->size = (uint32_t)hapi_record_size(0, 0);
+    r->size = (uint32_t)hapi_record_size(0);
     r->flags = HAPI_RECORD_TERMINAL;
     CHECK(hapi_record_check(r, sizeof memory, &req, 10, &err) == 0);
 }

@@ -69,7 +69,7 @@ static inline struct hapi_request sample_request(struct hapi_req_object *objects
                              .objects = objects,
                              .samples = samples};
     memset(r.model_hash, 0x22, sizeof r.model_hash);
-    r.record_bytes = 4 * hapi_record_size(2, 0);
+    r.record_bytes = 4 * hapi_record_size(2);
     objects[0] = (struct hapi_req_object){S("shard-0.tar"), S("v\0one"), digest};
     objects[1] = (struct hapi_req_object){S("a/b/c.jpg"), S(""), NULL};
     objects[2] = (struct hapi_req_object){S("..ok"), S("x"), NULL};
@@ -100,7 +100,7 @@ static inline struct hapi_record *sample_record(void *memory, const struct hapi_
 
     memset(memory, 0, 512);
     r->magic = HAPI_RECORD_MAGIC;
-    r->size = (uint32_t)hapi_record_size(2, 0);
+    r->size = (uint32_t)hapi_record_size(2);
     r->request = req->index;
     r->part = 1;
     r->major = HAPI_PROTO_MAJOR;

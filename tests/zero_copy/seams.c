@@ -16,6 +16,7 @@
 #include "check.h"
 #include "convert.h"
 #include "graph.h"
+#include "int8.h"
 #include "ref.h"
 #include "store.h"
 #include "wire.h"
@@ -243,6 +244,20 @@ WRAP(int, hapi_convert_crc32c, void *dst, enum hapi_dtype to, const void *src, e
     int rc = __real_hapi_convert_crc32c(dst, to, src, from, n, side, crc);
 
     add(SEAM_CONVERT, dst, n * hapi_dtype_size(to), src, n * hapi_dtype_size(from), 0);
+    return rc;
+}
+
+WRAP(void, hapi_i8_pack, void *rows, const float *x, const struct hapi_i8 *f, size_t n, uint32_t *crc)
+{
+    __real_hapi_i8_pack(rows, x, f, n, crc);
+    add(SEAM_CONVERT, rows, n * hapi_i8_row(f), x, n * f->elements * 4, 0);
+}
+
+WRAP(int, hapi_i8_unpack, float *x, const void *rows, const struct hapi_i8 *f, size_t n, uint32_t *crc)
+{
+    int rc = __real_hapi_i8_unpack(x, rows, f, n, crc);
+
+    add(SEAM_CONVERT, x, n * f->elements * 4, rows, n * hapi_i8_row(f), 0);
     return rc;
 }
 

@@ -4,7 +4,7 @@
  *
  *     SEAM_READ     hapi_store_read()                       object  -> slab        (node)
  *     SEAM_KERNEL   dnnl_primitive_execute(), hapi_ref_*    ...     -> its output  (either tier)
- *     SEAM_CONVERT  hapi_convert*()                         f32 <-> wire dtype     (either tier)
+ *     SEAM_CONVERT  hapi_convert*(), hapi_i8_*()            f32 <-> wire dtype     (either tier)
  *     SEAM_WRITE    fi_write(), fi_writemsg()               slab    -> the client's registered memory
  *     SEAM_DECODE   jpeg_read_header()                      reads only
  *     SEAM_COPY     memcpy(), memmove() of our own code, SEAM_COPY_MIN bytes or more

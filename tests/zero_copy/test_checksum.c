@@ -69,6 +69,8 @@ static void a_bit_turns_over__narrow_wire__found_while_converting(void)
 {
     corrupt_once(PAIR_POOL, "freeze", "f16");
     corrupt_once(PAIR_CONV, "freeze", "bf16");
+    corrupt_once(PAIR_POOL, "freeze", "int8");
+    corrupt_once(PAIR_CONV, "freeze", "int8");
 }
 
 static void a_bit_turns_over__raw_objects__found_before_decoding(void)
@@ -106,6 +108,27 @@ static void the_node_offers_none__asked_for__unsupported_by_name(void)
     seams_hide_caps(0);
 }
 
+static void the_node_cannot_int8__asked_for__unsupported_by_name(void)
+{
+    struct hapi_loader_options o = pair_options(pair);
+    struct hapi_error e = {0};
+    struct hapi_loader *l;
+
+    o.freeze = PAIR_POOL;
+    o.wire = "int8";
+    seams_hide_caps(HAPI_CAP_INT8);
+    int rc = hapi_loader_open(&l, &o, &e);
+    CHECKF(rc == HAPI_EUNSUPPORTED && strstr(e.text, o.nodes) && strstr(e.text, "int8"), "%d %s", rc, e.text);
+    if (!rc)
+        hapi_loader_close(l);
+    o.wire = "bf16";
+    CHECK(!epoch(&o, again, false));
+    o.wire = "int8"; /* raw objects have no dtype */
+    o.policy = "none";
+    CHECK(!epoch(&o, again, false));
+    seams_hide_caps(0);
+}
+
 int main(void)
 {
     pair = pair_open("onednn");
@@ -114,6 +137,7 @@ int main(void)
     CASE(a_bit_turns_over__narrow_wire__found_while_converting);
     CASE(a_bit_turns_over__raw_objects__found_before_decoding);
     CASE(the_node_offers_none__asked_for__unsupported_by_name);
+    CASE(the_node_cannot_int8__asked_for__unsupported_by_name);
     pair_close(pair);
     return check_done();
 }

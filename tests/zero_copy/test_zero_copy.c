@@ -132,6 +132,10 @@ static void narrow_wire__one_conversion_on_each_side__straight_to_the_slab_and_t
     run(&(struct job){PAIR_POOL, "freeze", "bf16", 1});
     run(&(struct job){PAIR_CONV, "freeze", "f16", 1});
     run(&(struct job){PAIR_CONV, "freeze", "bf16", 0});
+    run(&(struct job){PAIR_POOL, "freeze", "int8", 0});
+    run(&(struct job){PAIR_POOL, "freeze", "int8", 1});
+    run(&(struct job){PAIR_CONV, "freeze", "int8", 0});
+    run(&(struct job){PAIR_CONV, "freeze", "int8", 1});
 }
 
 static void raw_objects__sent_from_where_they_were_read__decoded_where_they_arrived(void)
