@@ -6,7 +6,7 @@ import unittest
 
 import numpy as np
 
-from harness import DATA, LITE0, Dump, node, tiny_model, train_json
+from harness import DATA, LITE0, WIRES, Dump, node, tiny_model, train_json
 
 MASK = (1 << 64) - 1
 
@@ -32,9 +32,9 @@ def order_of(n, seed, epoch):
 
 
 class MicroBatches(unittest.TestCase):
-    def features(self, micro_batch, folder, policy="freeze"):
+    def features(self, micro_batch, folder, policy="freeze", more=()):
         prefix = os.path.join(folder, f"{policy}-{micro_batch}")
-        options = ("--policy", policy, "--epochs", 1, "--dump-features", prefix)
+        options = ("--policy", policy, "--epochs", 1, "--dump-features", prefix, *more)
         with node(DATA, "--micro-batch", micro_batch) as n:
             train_json(LITE0, n.address, "photos-folders", "photos-folders", *options)
         return Dump(prefix)
@@ -54,6 +54,19 @@ class MicroBatches(unittest.TestCase):
             with self.subTest("computed on the compute tier"):
                 other = self.features(8, folder, policy="none")
                 self.assertTrue(np.array_equal(first.train.view(np.uint32), other.train.view(np.uint32)))
+
+    def test_narrow_wires_keep_samples_apart(self):
+        """A scale of int8 is that of one sample: of a channel of it in a convolution's output, of 64 features."""
+        with tempfile.TemporaryDirectory() as folder:
+            for freeze in ("/Flatten_output_0", "/_blocks.15/_project_conv/Conv_output_0"):
+                whole = self.features(8, folder, more=("--freeze", freeze)).train
+                for wire, tolerance in WIRES.items():
+                    with self.subTest(f"{freeze} {wire}"):
+                        more = ("--freeze", freeze, "--wire", wire)
+                        one, many = (self.features(m, folder, more=more).train for m in (1, 8))
+                        self.assertTrue(np.array_equal(one.view(np.uint32), many.view(np.uint32)))
+                        error = np.linalg.norm(one - whole) / np.linalg.norm(whole)
+                        self.assertTrue(0 < error < tolerance, error)
 
 
 class Order(unittest.TestCase):

@@ -11,7 +11,7 @@ import unittest
 
 import numpy as np
 
-from harness import DATA, HAPI, NIGHTLY, Dump, hapi, node, tar_jpegs, tiny_model, write_folders
+from harness import DATA, HAPI, NIGHTLY, WIRES, Dump, hapi, node, tar_jpegs, tiny_model, write_folders
 
 KILLS = 30 if NIGHTLY else 3
 SAMPLES, EPOCHS = 1000, 4
@@ -90,7 +90,7 @@ class Faults(unittest.TestCase):
 
     def test_wire_dtypes_and_checksum(self):
         whole, _ = self.whole
-        for wire, tolerance in (("f16", 1e-3), ("bf16", 8e-3)):
+        for wire, tolerance in WIRES.items():
             with self.subTest(wire):
                 dump, _ = self.dump(wire, 2, options=("--wire", wire, "--checksum"))
                 error = np.linalg.norm(dump.train - whole.train) / np.linalg.norm(whole.train)

@@ -8,7 +8,7 @@ import unittest
 import numpy as np
 
 from hapi import quickstart, reference
-from harness import DATA, LITE0, LITE0_RANDOM, NIGHTLY, Dump, node, train_json
+from harness import DATA, LITE0, LITE0_RANDOM, NIGHTLY, WIRES, Dump, node, train_json
 
 SEEDS = 10 if NIGHTLY else 3
 
@@ -27,16 +27,18 @@ class Train(unittest.TestCase):
             cls.freeze = [cls.job(n, "freeze", seed, dump=seed == 0) for seed in range(SEEDS)]
             cls.none = cls.job(n, "none", 0, dump=True)
             cls.random = cls.job(n, "freeze", 0, model=LITE0_RANDOM)
+            cls.wires = {w: cls.job(n, "freeze", 0, dump=True, wire=w) for w in WIRES}
         cls.mean = sum(map(accuracy, cls.freeze)) / SEEDS
 
     @classmethod
-    def job(cls, n, policy, seed, dump=False, model=LITE0):
-        prefix = os.path.join(cls.folder.name, policy)
-        options = ["--policy", policy, "--seed", seed, "--epochs", quickstart.EPOCHS]
+    def job(cls, n, policy, seed, dump=False, model=LITE0, wire="f32"):
+        name = policy if wire == "f32" else wire
+        prefix = os.path.join(cls.folder.name, name)
+        options = ["--policy", policy, "--seed", seed, "--epochs", quickstart.EPOCHS, "--wire", wire]
         options += ["--dump-features", prefix] if dump else []
         result = train_json(model, n.address, "fashion-train", "fashion-test", *options)
         if dump:
-            cls.dumps[policy] = Dump(prefix)
+            cls.dumps[name] = Dump(prefix)
         return result
 
     def test_accuracy_is_at_least_83_percent(self):
@@ -62,6 +64,18 @@ class Train(unittest.TestCase):
             x, y = (getattr(d, part).astype(np.float64) for d in (a, b))
             self.assertLessEqual(np.linalg.norm(x - y) / np.linalg.norm(y), 1e-3)
             self.assertTrue(np.array_equal(getattr(a, part + "_labels"), getattr(b, part + "_labels")))
+
+    def test_narrow_wires_train_as_well(self):
+        whole = self.dumps["freeze"].train
+        for wire, bytes_of in (("f16", 2 * 1280), ("bf16", 2 * 1280), ("int8", 1280 + 4 * 20)):
+            with self.subTest(wire):
+                result, train = self.wires[wire], self.dumps[wire].train
+                error = float(np.linalg.norm(train - whole) / np.linalg.norm(whole))
+                sent = result["epochs"][0]["wire_bytes"] / 2000
+                print(f"{wire}: error {error:.5f}, accuracy {accuracy(result):.3f}, {sent:.0f} bytes a sample")
+                self.assertTrue(0 < error < WIRES[wire], error)
+                self.assertLessEqual(abs(accuracy(result) - accuracy(self.freeze[0])), 0.01)
+                self.assertTrue(bytes_of < sent < bytes_of + 64, sent)  # the rest is the records'
 
     def test_labels_are_the_datasets(self):
         from hapi import data
