@@ -27,17 +27,20 @@ enum hapi_interpolation { HAPI_BILINEAR = 0, HAPI_BICUBIC = 1, HAPI_NEAREST = 2 
 /* Data, not flags: lies beside the ONNX file as MODEL.transform.json, travels in requests as canonical JSON.
  *
  *     {"resize": 256, "interpolation": "bicubic", "crop": 224, "mean": [127,127,127], "std": [128,128,128],
- *      "scale": 1, "channels": "rgb", "exif": false}
+ *      "scale": 1, "channels": "rgb", "exif": false, "draft": false}
  *
  * pixel -> (pixel * scale - mean[c]) / std[c]; torchvision's convention is scale 1/255 with mean and std in
  * 0..1. resize: the shorter side (0: none), or [h,w]; antialiased like PIL. crop: centre crop to a square or
- * [h,w]; pads with zeros where the image is smaller, as torchvision does. */
+ * [h,w]; pads with zeros where the image is smaller, as torchvision does. draft: a JPEG is decoded at half
+ * its size (libjpeg's scale 1/2, each side rounded up) where the shorter side of that is at least `resize`,
+ * with [h,w] both sides; then all of the above is done to it. Without resize, and where it is false (the
+ * default), all is decoded. docs/decode.md says what it changes. */
 struct hapi_transform {
     int32_t resize_h, resize_w; /* resize_w 0: resize_h is the shorter side; both 0: no resize */
     int32_t crop_h, crop_w;     /* output size; > 0 */
     enum hapi_interpolation interpolation;
     float scale, mean[3], std[3];
-    bool bgr, exif;
+    bool bgr, exif, draft;
 };
 
 /* Parses JSON text (size bytes, need not be terminated). Unknown keys are errors. HAPI_EFORMAT/EINVAL. */
@@ -45,7 +48,8 @@ int hapi_transform_parse(struct hapi_transform *out, const char *json, size_t si
 /* Reads `path`, or with path NULL the file beside model_path ("m.onnx" -> "m.transform.json"). */
 int hapi_transform_load(struct hapi_transform *out, const char *path, const char *model_path,
                         struct hapi_err *err);
-/* Canonical JSON (same transform, same bytes) into buf, terminated. Returns its length, or HAPI_ETOOBIG. */
+/* Canonical JSON (same transform, same bytes; a key that is newer than others only where it is not its
+ * default) into buf, terminated. Returns its length, or HAPI_ETOOBIG. */
 int hapi_transform_text(const struct hapi_transform *t, char *buf, size_t size);
 
 struct hapi_decoder;

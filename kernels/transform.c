@@ -120,8 +120,8 @@ static int member(const cJSON *v, struct hapi_transform *t, struct hapi_err *err
         t->bgr = v->valuestring[0] == 'b';
         return 0;
     }
-    if (!strcmp(key, "exif")) {
-        t->exif = cJSON_IsTrue(v);
+    if (!strcmp(key, "exif") || !strcmp(key, "draft")) {
+        *(key[0] == 'e' ? &t->exif : &t->draft) = cJSON_IsTrue(v);
         return cJSON_IsBool(v) ? 0 : bad(err, key, "true or false");
     }
     return hapi_err_set(err, HAPI_EINVAL, 0, "transform: unknown key \"%.64s\"", key);
@@ -270,11 +270,11 @@ int hapi_transform_text(const struct hapi_transform *t, char *buf, size_t size)
         number(mean[i], t->mean[i]);
         number(std[i], t->std[i]);
     }
-    int n =
-        snprintf(buf, size,
-                 "{\"resize\":%s,\"interpolation\":\"%s\",\"crop\":%s,\"mean\":[%s,%s,%s],"
-                 "\"std\":[%s,%s,%s],\"scale\":%s,\"channels\":\"%s\",\"exif\":%s}",
-                 resize, interpolations[t->interpolation], crop, mean[0], mean[1], mean[2], std[0], std[1],
-                 std[2], number(scale, t->scale), t->bgr ? "bgr" : "rgb", t->exif ? "true" : "false");
+    int n = snprintf(buf, size,
+                     "{\"resize\":%s,\"interpolation\":\"%s\",\"crop\":%s,\"mean\":[%s,%s,%s],"
+                     "\"std\":[%s,%s,%s],\"scale\":%s,\"channels\":\"%s\",\"exif\":%s%s}",
+                     resize, interpolations[t->interpolation], crop, mean[0], mean[1], mean[2], std[0],
+                     std[1], std[2], number(scale, t->scale), t->bgr ? "bgr" : "rgb",
+                     t->exif ? "true" : "false", t->draft ? ",\"draft\":true" : "");
     return n >= 0 && (size_t)n < size ? n : HAPI_ETOOBIG;
 }

@@ -55,8 +55,18 @@ def _resized(w, h, resize):
     return (resize, int(resize * h / w)) if w <= h else (int(resize * w / h), resize)
 
 
+def _half_is_enough(w, h, resize):
+    w, h = (w + 1) // 2, (h + 1) // 2
+    if isinstance(resize, (list, tuple)):
+        return w >= resize[1] and h >= resize[0]
+    return 0 < resize <= min(w, h)
+
+
 def apply(transform, image):
-    """PIL image -> float32 (3,H,W), the way torchvision's PIL path does it."""
+    """PIL image -> float32 (3,H,W), the way torchvision's PIL path does it. With "draft" the image must have been opened
+    from a JPEG and not read yet."""
+    if transform.get("draft") and _half_is_enough(*image.size, transform["resize"]):
+        image.draft("RGB", (image.size[0] // 2, image.size[1] // 2))
     image = image.convert("RGB")
     size = _resized(*image.size, transform["resize"])
     if size != image.size:

@@ -30,6 +30,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     t.interpolation = (enum hapi_interpolation)(data[0] % 3);
     t.exif = data[0] & 16;
+    t.draft = data[0] & 8;
     t.bgr = data[0] & 32;
     t.resize_w = data[0] & 64 ? 1 + data[1] % 40 : 0;
     t.resize_h = data[0] & 128 ? 1 + data[1] / 4 : 0;

@@ -30,7 +30,10 @@ static void example__every_key__as_written(void)
     CHECK(t.interpolation == HAPI_BICUBIC && t.scale == 1 && !t.bgr && !t.exif);
     CHECK(t.mean[2] == 127 && t.std[0] == 128);
     CHECK(!parse(&t, "{\"crop\":[8,9],\"resize\":[10,11],\"channels\":\"bgr\",\"exif\":true}", &err));
-    CHECK(t.crop_h == 8 && t.crop_w == 9 && t.resize_h == 10 && t.resize_w == 11 && t.bgr && t.exif);
+    CHECK(t.crop_h == 8 && t.crop_w == 9 && t.resize_h == 10 && t.resize_w == 11 && t.bgr && t.exif &&
+          !t.draft);
+    CHECK(!parse(&t, "{\"crop\":8,\"draft\":true}", &err) && t.draft && !t.exif);
+    CHECK(!parse(&t, "{\"crop\":8,\"draft\":false}", &err) && !t.draft);
     CHECK(t.interpolation == HAPI_BILINEAR && t.scale == 1 && t.mean[0] == 0 && t.std[1] == 1);
 }
 
@@ -68,6 +71,7 @@ static void malformed_or_strange__refused_and_out_untouched(void)
         {"{\"crop\":8,\"scale\":null}", HAPI_EINVAL, "scale"},
         {"{\"crop\":8,\"channels\":\"rbg\"}", HAPI_EINVAL, "channels"},
         {"{\"crop\":8,\"exif\":1}", HAPI_EINVAL, "exif"},
+        {"{\"crop\":8,\"draft\":\"half\"}", HAPI_EINVAL, "draft"},
         {"{\"crop\":8,\"interpolation\":\"lanczos\"}", HAPI_EINVAL, "interpolation"},
         {"{\"crop\":8,\"interpolation\":1}", HAPI_EINVAL, "interpolation"},
     };
@@ -104,6 +108,10 @@ static void text__same_transform_in_other_words__same_bytes(void)
     CHECK(n > 0 && n == m && !strcmp(x, y) && (int)strlen(x) == n);
     CHECK(!strcmp(x, "{\"resize\":0,\"interpolation\":\"bilinear\",\"crop\":224,\"mean\":[0.5,1,2],"
                      "\"std\":[1,1,1],\"scale\":1,\"channels\":\"rgb\",\"exif\":false}"));
+    a.draft = true; /* another transform: another key of all that is kept by it */
+    CHECK(hapi_transform_text(&a, y, sizeof y) == n + 13 && !strncmp(x, y, (size_t)n - 1));
+    CHECK(!strcmp(y + n - 1, ",\"draft\":true}"));
+    a.draft = false;
     for (int size = 0; size <= n; size++)
         CHECK(hapi_transform_text(&a, x, (size_t)size) == HAPI_ETOOBIG);
     CHECK(hapi_transform_text(&a, x, (size_t)n + 1) == n);
@@ -113,8 +121,8 @@ static int same(const struct hapi_transform *a, const struct hapi_transform *b)
 {
     return a->resize_h == b->resize_h && a->resize_w == b->resize_w && a->crop_h == b->crop_h &&
            a->crop_w == b->crop_w && a->interpolation == b->interpolation && a->bgr == b->bgr &&
-           a->exif == b->exif && !memcmp(&a->scale, &b->scale, 4) && !memcmp(a->mean, b->mean, 12) &&
-           !memcmp(a->std, b->std, 12);
+           a->exif == b->exif && a->draft == b->draft && !memcmp(&a->scale, &b->scale, 4) &&
+           !memcmp(a->mean, b->mean, 12) && !memcmp(a->std, b->std, 12);
 }
 
 static float any_float(uint64_t *x)
@@ -138,6 +146,7 @@ static void text__any_finite_floats__parse_gives_them_back_bit_for_bit(void)
         a.interpolation = (enum hapi_interpolation)(i % 3);
         a.bgr = i & 4;
         a.exif = i & 8;
+        a.draft = i & 16;
         a.scale = i % 5 ? any_float(&x) : -0.f;
         for (int c = 0; c < 3; c++) {
             a.mean[c] = any_float(&x);
