@@ -1,6 +1,6 @@
 /*
- * The ways that convert.c, int8.c and crc32c.c choose from, one by one: tests compare them bit for bit. Private to
- * base/ and its tests. Any thread.
+ * The ways that convert.c, int8.c and crc32c.c choose from, one by one: tests compare them bit for bit.
+ * Private to base/ and its tests. Any thread.
  */
 #ifndef HAPI_BASE_CONVERT_WAYS_H
 #define HAPI_BASE_CONVERT_WAYS_H
