@@ -11,10 +11,14 @@
 
 static void help(void)
 {
-    fputs("usage: hapi cuts MODEL.onnx [--json]\n\n"
+    fputs("usage: hapi cuts MODEL.onnx [--all [--max-tensors N]] [--json]\n\n"
           "Lists where a network can be split: the tensors that would travel, their bytes for one image,\n"
           "and the work and the parameters before them. FLOPs are two for each multiply-add of Conv, Gemm\n"
-          "and MatMul.\n\n"
+          "and MatMul. Without --all, those where a single tensor travels.\n\n"
+          "  --all    also where several do (inside of residual and dense blocks): for each node, what is "
+          "alive\n"
+          "           after it; at most 16384 cuts\n"
+          "  --max-tensors N   of --all: cuts of at most N tensors (1..64, default 64)\n"
           "  --json   {\"model\", \"cuts\": [{\"index\", \"name\", \"id\", \"tensors\": [{\"name\", "
           "\"dtype\", \"shape\",\n"
           "           \"bytes\"}], \"bytes_f32\", \"flops\", \"params\"}]}\n"
@@ -99,14 +103,19 @@ static void print_table(const struct hapi_cut *cuts, size_t n)
     printf("%5s  %-*s  %-16s  %12s  %10s  %12s  %s\n", "index", width, "name", "shape", "bytes f32", "MFLOP",
            "parameters", "tensors");
     for (size_t i = 0; i < n; i++) {
-        char shape[96];
+        char shape[96], more[16] = "";
+        if (cuts[i].n_tensors > 1)
+            snprintf(more, sizeof more, " +%" PRIu32, cuts[i].n_tensors - 1);
+        hapi_shape_text(&cuts[i].tensors[0].shape, shape, sizeof shape - sizeof more);
+        strcat(shape, more);
         printf("%5" PRIu32 "  %-*s  %-16s  %12" PRIu64 "  %10.1f  %12" PRIu64 "  %s\n", cuts[i].index, width,
-               cuts[i].name, hapi_shape_text(&cuts[i].tensors[0].shape, shape, sizeof shape),
-               cuts[i].bytes_f32, (double)cuts[i].flops / 1e6, cuts[i].params, cuts[i].id);
+               cuts[i].name, shape, cuts[i].bytes_f32, (double)cuts[i].flops / 1e6, cuts[i].params,
+               cuts[i].id);
     }
 }
 
-static int run(const char *path, bool json)
+/* max_tensors 0: the cuts of one tensor. */
+static int run(const char *path, uint32_t max_tensors, bool json)
 {
     struct hapi_err err = {0};
     const struct hapi_cut *cuts;
@@ -116,7 +125,8 @@ static int run(const char *path, bool json)
 
     if (hapi_model_open(&m, path, NULL, &err))
         return cmd_fail("cuts", &err);
-    if (hapi_model_cuts(m, &cuts, &n, &err)) {
+    if (max_tensors ? hapi_model_cuts_all(m, max_tensors, &cuts, &n, &err)
+                    : hapi_model_cuts(m, &cuts, &n, &err)) {
         hapi_err_context(&err, "%s", path);
         rc = cmd_fail("cuts", &err);
     } else if (json) {
@@ -131,23 +141,40 @@ static int run(const char *path, bool json)
 
 int cmd_cuts(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
-    bool json = false;
+    static const struct option options[] = {{"all", no_argument, NULL, 'a'},
+                                            {"max-tensors", required_argument, NULL, 'm'},
+                                            {"json", no_argument, NULL, 'j'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
+    bool json = false, all = false;
+    long most = 0;
+    char *end;
     int c;
 
     optind = 1;
     opterr = 0;
-    while ((c = getopt_long(argc, argv, "jh", options, NULL)) != -1) {
-        if (c == 'h') {
+    while ((c = getopt_long(argc, argv, ":jh", options, NULL)) != -1)
+        switch (c) {
+        case 'h':
             help();
             return CMD_OK;
+        case 'j':
+            json = true;
+            break;
+        case 'a':
+            all = true;
+            break;
+        case 'm':
+            most = strtol(optarg, &end, 10);
+            if (*end || most < 1 || most > HAPI_CUT_TENSORS_MAX)
+                return cmd_usage("cuts", "--max-tensors is 1 to %d", HAPI_CUT_TENSORS_MAX);
+            break;
+        default:
+            return cmd_usage("cuts", c == ':' ? "%s needs a value" : "unknown option %s", argv[optind - 1]);
         }
-        if (c != 'j')
-            return cmd_usage("cuts", "unknown option %s", argv[optind - 1]);
-        json = true;
-    }
     if (optind + 1 != argc)
         return cmd_usage("cuts", "%s", optind == argc ? "no model given" : "more than one model given");
-    return run(argv[optind], json);
+    if (most && !all)
+        return cmd_usage("cuts", "--max-tensors is of --all");
+    return run(argv[optind], !all ? 0 : most ? (uint32_t)most : HAPI_CUT_TENSORS_MAX, json);
 }

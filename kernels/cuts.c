@@ -1,25 +1,10 @@
-/*
- * Where a network can be split. In topological order a value is alive from its producer to its last reader;
- * when exactly one value is alive after a node, every path from the inputs to the outputs passes through it:
- * all that is not before it is after it, and an edge around it would keep another value alive. So one sweep
- * finds all cuts of one tensor.
- */
+/* Where a network can be split: sets of tensors by name, and the default; cut_list.c has the listings. */
+#include "cuts.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-#include "model.h"
-
-enum { TENSORS_MAX = 64, FOUND_MAX = 4096, DISTANCE_MAX = 128, CANDIDATES_MAX = 4096 };
-
-struct hapi_cuts {
-    struct hapi_graph *g; /* the whole, at batch 1; names in it are the model's */
-    struct hapi_arena *arena;
-    struct hapi_cut *list;
-    size_t n;
-    struct hapi_cut *found[FOUND_MAX]; /* by hapi_model_cut_find(), beyond the listing */
-    size_t n_found;
-    const struct hapi_cut *standard;
-};
+enum { DISTANCE_MAX = 128, CANDIDATES_MAX = 4096 };
 
 void hapi_cuts_free(struct hapi_cuts *c)
 {
@@ -88,33 +73,41 @@ static int no_such_tensor(const struct hapi_model *m, const char *name, size_t n
                         near ? " (nearest: \"" : "", near ? near : "", near ? "\")" : "");
 }
 
-static void sort_values(const struct hapi_onnx *o, int *v, size_t n)
+void hapi_cuts_sort(int *v, const char **names, size_t n)
 {
-    for (size_t i = 1; i < n; i++)
-        for (size_t k = i; k > 0 && strcmp(o->values[v[k - 1]].name, o->values[v[k]].name) > 0; k--) {
-            int t = v[k];
+    for (size_t i = 1; i < n; i++) {
+        const char *name = names[i];
+        int moving = v[i];
+        size_t k = i;
+        for (; k > 0 && strcmp(names[k - 1], name) > 0; k--) {
             v[k] = v[k - 1];
-            v[k - 1] = t;
+            names[k] = names[k - 1];
         }
+        v[k] = moving;
+        names[k] = name;
+    }
 }
 
 int hapi_model_values(const struct hapi_model *m, const char *id, int **out, size_t *n, struct hapi_err *err)
 {
     const struct hapi_onnx *o = &m->onnx;
-    int values[TENSORS_MAX], whole = hapi_onnx_find(o, id, strlen(id));
+    const char *names[HAPI_CUT_TENSORS_MAX];
+    int values[HAPI_CUT_TENSORS_MAX], whole = hapi_onnx_find(o, id, strlen(id));
     size_t count = 0, k;
 
     for (const char *s = id;; s += k + 1) {
         k = whole >= 0 ? strlen(s) : strcspn(s, ","); /* one name may hold a comma itself */
-        if (count == TENSORS_MAX)
-            return hapi_err_set(err, HAPI_EINVAL, 0, "a cut of more than %d tensors", TENSORS_MAX);
+        if (count == HAPI_CUT_TENSORS_MAX)
+            return hapi_err_set(err, HAPI_EINVAL, 0, "a cut of more than %d tensors", HAPI_CUT_TENSORS_MAX);
         values[count] = hapi_onnx_find(o, s, k);
-        if (values[count++] < 0)
+        if (values[count] < 0)
             return no_such_tensor(m, s, k, err);
+        names[count] = o->values[values[count]].name;
+        count++;
         if (!s[k])
             break;
     }
-    sort_values(o, values, count);
+    hapi_cuts_sort(values, names, count);
     for (size_t i = 1; i < count; i++)
         if (values[i] == values[i - 1])
             return hapi_err_set(err, HAPI_EINVAL, 0, "tensor \"%.200s\" twice", o->values[values[i]].name);
@@ -134,13 +127,12 @@ static uint64_t count_of(const struct hapi_value *v)
     return hapi_shape_elements(&v->shape, &n) ? 0 : (uint64_t)n;
 }
 
-static bool is_float(enum hapi_dtype d)
+bool hapi_cuts_is_float(enum hapi_dtype d)
 {
     return d == HAPI_F32 || d == HAPI_F16 || d == HAPI_BF16 || d == HAPI_F64;
 }
 
-/* dynamic[v]: comes from the model's inputs; all other values are constants. */
-static bool *mark_dynamic(const struct hapi_graph *g, struct hapi_arena *arena)
+bool *hapi_cuts_dynamic(const struct hapi_graph *g, struct hapi_arena *arena)
 {
     bool *dynamic = hapi_arena_array(arena, g->n_values, sizeof *dynamic);
 
@@ -151,9 +143,8 @@ static bool *mark_dynamic(const struct hapi_graph *g, struct hapi_arena *arena)
     return dynamic;
 }
 
-/* Adds what node n costs. `seen` begins as `dynamic` and marks the weights that are counted; shapes, axes
- * and the scalars of Clip are constants too, but no parameters. */
-static void add_node(const struct hapi_graph *g, const struct hapi_node *n, bool *seen, struct hapi_cut *sum)
+void hapi_cuts_add_node(const struct hapi_graph *g, const struct hapi_node *n, bool *seen,
+                        struct hapi_cut *sum)
 {
     sum->flops += hapi_node_flops(g, n);
     for (int k = 0; k < n->n_in; k++) {
@@ -161,13 +152,12 @@ static void add_node(const struct hapi_graph *g, const struct hapi_node *n, bool
             continue;
         seen[n->in[k]] = true;
         const struct hapi_value *v = &g->values[n->in[k]];
-        sum->params += is_float(v->dtype) && v->shape.rank ? count_of(v) : 0;
+        sum->params += hapi_cuts_is_float(v->dtype) && v->shape.rank ? count_of(v) : 0;
     }
 }
 
-/* Fills id, tensors and bytes; values are sorted by name. */
-static int describe(struct hapi_arena *arena, const struct hapi_graph *g, const int *values, size_t n,
-                    struct hapi_cut *cut, struct hapi_err *err)
+int hapi_cuts_describe(struct hapi_arena *arena, const struct hapi_graph *g, const int *values, size_t n,
+                       struct hapi_cut *cut, struct hapi_err *err)
 {
     struct hapi_tensor_desc *d = hapi_arena_array(arena, n, sizeof *d);
     size_t length = 0, at = 0;
@@ -196,104 +186,7 @@ static int describe(struct hapi_arena *arena, const struct hapi_graph *g, const 
     return 0;
 }
 
-/* ------------------------------------------------------------------ the listing */
-
-/* Whether a cut after node n says something that the one before it does not. */
-static bool worth_listing(const struct hapi_graph *g, const struct hapi_node *n)
-{
-    int p = g->values[n->in[0]].producer;
-    enum hapi_op_kind before = p >= 0 ? g->nodes[p].op : HAPI_OP_NONE;
-
-    switch (n->op) {
-    case HAPI_OP_Identity:
-    case HAPI_OP_Dropout:
-    case HAPI_OP_Reshape:
-    case HAPI_OP_Squeeze:
-    case HAPI_OP_Unsqueeze:
-        return false;
-    case HAPI_OP_Flatten:
-        return before == HAPI_OP_GlobalAveragePool || before == HAPI_OP_GlobalMaxPool ||
-               before == HAPI_OP_AveragePool || before == HAPI_OP_MaxPool || before == HAPI_OP_ReduceMean;
-    default:
-        return true;
-    }
-}
-
-/* nodes[0..return): those after which exactly one value is alive. */
-static size_t sweep(const struct hapi_graph *g, const bool *dynamic, int *left, size_t *nodes)
-{
-    size_t alive = 0, n = 0;
-
-    for (size_t i = 0; i < g->n_values; i++)
-        left[i] = g->values[i].n_uses;
-    for (size_t i = 0; i < g->n_inputs; i++)
-        alive += left[g->inputs[i]] > 0;
-    for (size_t i = 0; i < g->n_nodes; i++) {
-        const struct hapi_node *node = &g->nodes[i];
-        const struct hapi_value *only = NULL;
-        for (int k = 0; k < node->n_out; k++)
-            if (node->out[k] >= 0 && left[node->out[k]] > 0) {
-                only = &g->values[node->out[k]];
-                alive++;
-            }
-        for (int k = 0; k < node->n_in; k++)
-            if (node->in[k] >= 0 && --left[node->in[k]] == 0 && dynamic[node->in[k]])
-                alive--;
-        if (alive == 1 && only && only->batch_first && is_float(only->dtype) && worth_listing(g, node))
-            nodes[n++] = i;
-    }
-    return n;
-}
-
-static int live_output(const struct hapi_graph *g, const struct hapi_node *n)
-{
-    for (int k = 0; k < n->n_out; k++)
-        if (n->out[k] >= 0 && g->values[n->out[k]].n_uses)
-            return n->out[k];
-    return n->out[0];
-}
-
-/* The cuts after nodes[0..n), with what lies before each. */
-static int fill_list(struct hapi_cuts *c, const size_t *nodes, const char **names, bool *seen,
-                     struct hapi_err *err)
-{
-    struct hapi_cut sum = {.id = NULL};
-    size_t at = 0;
-
-    for (size_t i = 0; i < c->g->n_nodes && at < c->n; i++) {
-        add_node(c->g, &c->g->nodes[i], seen, &sum);
-        if (nodes[at] != i)
-            continue;
-        struct hapi_cut *cut = &c->list[at];
-        int v = live_output(c->g, &c->g->nodes[i]);
-        *cut = sum;
-        cut->index = (uint32_t)at;
-        cut->name = names[at++];
-        int rc = describe(c->arena, c->g, &v, 1, cut, err);
-        if (rc)
-            return rc;
-    }
-    return 0;
-}
-
-static int list_cuts(struct hapi_cuts *c, struct hapi_model *m, struct hapi_err *err)
-{
-    int rc = hapi_graph_shapes(&c->g, m, NULL, err);
-
-    if (rc)
-        return rc;
-    int *left = hapi_arena_array(c->arena, c->g->n_values, sizeof *left);
-    size_t *nodes = hapi_arena_array(c->arena, c->g->n_nodes, sizeof *nodes);
-    const char **names = hapi_arena_array(c->arena, c->g->n_nodes, sizeof *names);
-    bool *dynamic = mark_dynamic(c->g, c->arena);
-    if (!left || !nodes || !names || !dynamic)
-        return no_memory(err);
-    c->n = sweep(c->g, dynamic, left, nodes);
-    c->list = hapi_arena_array(c->arena, c->n, sizeof *c->list);
-    if (!c->list || !hapi_cut_names(c->g, nodes, c->n, c->arena, names))
-        return no_memory(err);
-    return fill_list(c, nodes, names, dynamic, err);
-}
+/* ------------------------------------------------------------------ the listings */
 
 static int cuts_get(struct hapi_model *m, struct hapi_cuts **out, struct hapi_err *err)
 {
@@ -307,7 +200,8 @@ static int cuts_get(struct hapi_model *m, struct hapi_cuts **out, struct hapi_er
         c = calloc(1, sizeof *c);
         if (c)
             c->arena = hapi_arena_new((size_t)m->limits.arena_bytes);
-        rc = c && c->arena ? list_cuts(c, m, err) : no_memory(err);
+        rc = c && c->arena ? hapi_graph_shapes(&c->g, m, NULL, err) : no_memory(err);
+        rc = rc ? rc : hapi_cuts_list(c, 1, &c->single, err);
         if (rc) {
             hapi_cuts_free(c);
             return rc;
@@ -325,8 +219,26 @@ int hapi_model_cuts(struct hapi_model *m, const struct hapi_cut **out, size_t *n
 
     if (rc)
         return rc;
-    *out = c->list;
-    *n = c->n;
+    *out = c->single.cuts;
+    *n = c->single.n;
+    return 0;
+}
+
+int hapi_model_cuts_all(struct hapi_model *m, uint32_t max_tensors, const struct hapi_cut **out, size_t *n,
+                        struct hapi_err *err)
+{
+    struct hapi_cuts *c;
+    int rc = cuts_get(m, &c, err);
+
+    if (!rc && (!max_tensors || max_tensors > HAPI_CUT_TENSORS_MAX))
+        rc = hapi_err_set(err, HAPI_EINVAL, 0, "cuts of %u tensors: 1 to %d are possible", max_tensors,
+                          HAPI_CUT_TENSORS_MAX);
+    if (!rc && c->all.max_tensors != max_tensors)
+        rc = hapi_cuts_list(c, max_tensors, &c->all, err);
+    if (rc)
+        return rc;
+    *out = c->all.cuts;
+    *n = c->all.n;
     return 0;
 }
 
@@ -364,7 +276,7 @@ static int check_tensor(const struct hapi_graph *g, int v, const char *name, str
 {
     const char *why = v < 0                       ? "it is a constant, or leads to no output"
                       : g->values[v].producer < 0 ? "it is the model's own input, or a constant"
-                      : !g->values[v].batch_first || !is_float(g->values[v].dtype)
+                      : !g->values[v].batch_first || !hapi_cuts_is_float(g->values[v].dtype)
                           ? "its dim 0 is not the batch, or it is not of floats"
                           : NULL;
 
@@ -385,7 +297,7 @@ static void sum_before(const struct hapi_graph *g, const int *set, size_t n, boo
             if (g->nodes[i].in[k] >= 0)
                 wanted[g->nodes[i].in[k]] = true;
         if (on)
-            add_node(g, &g->nodes[i], seen, cut);
+            hapi_cuts_add_node(g, &g->nodes[i], seen, cut);
     }
 }
 
@@ -405,10 +317,10 @@ static void locate(const struct hapi_model *m, const struct hapi_graph *g, const
 static int make_cut(struct hapi_cuts *c, struct hapi_model *m, const struct hapi_graph *g, const int *values,
                     size_t n, struct hapi_cut *cut, struct hapi_err *err)
 {
-    int set[TENSORS_MAX], rc = 0;
+    int set[HAPI_CUT_TENSORS_MAX], rc = 0;
     struct hapi_arena *scratch = hapi_arena_new((size_t)m->limits.arena_bytes);
     bool *marks = scratch ? hapi_arena_array(scratch, g->n_values, 3 * sizeof *marks) : NULL;
-    bool *seen = scratch ? mark_dynamic(g, scratch) : NULL;
+    bool *seen = scratch ? hapi_cuts_dynamic(g, scratch) : NULL;
 
     if (!marks || !seen)
         rc = no_memory(err);
@@ -418,9 +330,9 @@ static int make_cut(struct hapi_cuts *c, struct hapi_model *m, const struct hapi
     rc = rc ? rc : check_separates(g, set, n, marks, marks + g->n_values, err);
     if (!rc) {
         sum_before(g, set, n, marks + 2 * g->n_values, seen, cut);
-        rc = describe(c->arena, g, set, n, cut, err);
+        rc = hapi_cuts_describe(c->arena, g, set, n, cut, err);
         cut->name = cut->id;
-        cut->index = (uint32_t)(c->n + c->n_found);
+        cut->index = (uint32_t)(c->single.n + c->n_found);
     }
     hapi_arena_free(scratch);
     return rc;
@@ -444,8 +356,9 @@ static int find_new(struct hapi_cuts *c, struct hapi_model *m, const char *id, c
     struct hapi_cut *cut = NULL;
     int rc;
 
-    if (c->n_found == FOUND_MAX)
-        return hapi_err_set(err, HAPI_ETOOBIG, 0, "more than %d different cuts of one model", FOUND_MAX);
+    if (c->n_found == HAPI_CUTS_FOUND_MAX)
+        return hapi_err_set(err, HAPI_ETOOBIG, 0, "more than %d different cuts of one model",
+                            HAPI_CUTS_FOUND_MAX);
     rc = hapi_graph_shapes(&g, m, id, err);
     if (rc)
         return rc;
@@ -469,8 +382,8 @@ int hapi_model_cut_find(struct hapi_model *m, const char *id, const struct hapi_
     rc = rc ? rc : hapi_model_values(m, id, &values, &n, err);
     if (rc)
         return rc;
-    for (size_t i = 0; i < c->n + c->n_found; i++) {
-        const struct hapi_cut *cut = i < c->n ? &c->list[i] : c->found[i - c->n];
+    for (size_t i = 0; i < c->single.n + c->n_found; i++) {
+        const struct hapi_cut *cut = i < c->single.n ? &c->single.cuts[i] : c->found[i - c->single.n];
         if (!same_set(m, cut, values, n))
             continue;
         *out = cut;
@@ -530,8 +443,8 @@ int hapi_model_cut_default(struct hapi_model *m, const struct hapi_cut **out, st
     /* Not every input of a classifier is a cut of the right form: then the last one. */
     if (n && hapi_model_cut_find(m, c->g->values[n->in[0]].name, &c->standard, NULL))
         c->standard = NULL;
-    if (!c->standard && c->n)
-        c->standard = &c->list[c->n - 1];
+    if (!c->standard && c->single.n)
+        c->standard = &c->single.cuts[c->single.n - 1];
     if (!c->standard)
         return hapi_err_set(err, HAPI_EINVAL, 0,
                             "the model has no cut of one tensor whose dim 0 is the batch");

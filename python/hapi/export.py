@@ -1,4 +1,4 @@
-"""torch module -> ONNX (opset 17, dynamic batch) and the transform beside it.
+"""torch module -> ONNX (opset 17 unless told, dynamic batch) and the transform beside it.
 
     python -m hapi.export --model lite0 --weights pretrained --output lite0.onnx
 """
@@ -14,11 +14,13 @@ import torch
 from . import models, transform
 
 OPSET = 17
+OPSETS = range(13, 18)  # 17 has LayerNormalization; below it, it is exported in its parts
 
 
-def export(module, path, example, transform_dict, input_name="input", output_name="output"):
+def export(module, path, example, transform_dict, input_name="input", output_name="output", opset=OPSET):
     """Writes path and its transform, both by rename so that a reader never sees half a file. The module is put
-    into eval mode; example is one input batch (N,C,H,W). Dimension 0 of input and output becomes dynamic."""
+    into eval mode; example is one input batch (N,C,H,W). Dimension 0 of input and output becomes dynamic. The
+    same module, example and opset give the same bytes."""
     module.eval()
     for p in module.parameters():
         p.requires_grad_(True)
@@ -32,7 +34,7 @@ def export(module, path, example, transform_dict, input_name="input", output_nam
                 module,
                 example,
                 temporary,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=[input_name],
                 output_names=[output_name],
                 dynamic_axes={input_name: {0: "batch"}, output_name: {0: "batch"}},
@@ -63,6 +65,9 @@ def main(argv=None):
         action="store_true",
         help="images are decoded at half their size where that is enough: faster, and not exactly torchvision's pixels",
     )
+    p.add_argument(
+        "--opset", type=int, default=OPSET, choices=OPSETS, metavar="N", help=f"13..17 (default: {OPSET})"
+    )
     p.add_argument("--output", required=True, metavar="FILE.onnx")
     a = p.parse_args(argv)
     try:
@@ -71,11 +76,11 @@ def main(argv=None):
         folder = os.path.dirname(os.path.abspath(a.output))
         os.makedirs(folder, exist_ok=True)
         size = t["crop"]
-        export(net, a.output, torch.zeros(1, 3, size, size), t)
+        export(net, a.output, torch.zeros(1, 3, size, size), t, opset=a.opset)
     except (ValueError, OSError, ImportError, RuntimeError) as e:
         print(f"hapi.export: {a.model}: {e}", file=sys.stderr)
         return 1
-    print(f"{a.output}: {a.model}, {a.weights} weights, opset {OPSET}, {os.path.getsize(a.output):,} bytes")
+    print(f"{a.output}: {a.model}, {a.weights} weights, opset {a.opset}, {os.path.getsize(a.output):,} bytes")
     return 0
 
 

@@ -1,5 +1,7 @@
 /* Cuts: the listing, sets of tensors, the default, prefixes as files, and prefix + suffix = whole, bit by
  * bit. */
+#include <time.h>
+
 #include "build_model.h"
 #include "check.h"
 
@@ -95,6 +97,108 @@ static void listing__names_that_repeat__are_told_apart(void)
     CHECK(n == 3 && !strcmp(cuts[0].name, "act") && !strcmp(cuts[1].name, "act#1") &&
           !strcmp(cuts[2].name, "act#2"));
     hapi_model_close(m);
+}
+
+static void all__residual__has_what_is_alive_after_each_node(void)
+{
+    static const struct {
+        const char *id, *name;
+    } expected[] = {
+        {"stem_conv", "stem.conv"},
+        {"stem_relu", "stem"},
+        {"block_bn,stem_relu", "block.0.conv+1"},
+        {"block_add", "block.0/Add"},
+        {"block_relu", "block.0"},
+        {"pooled", "pool"},
+        {"flat", "Flatten"},
+        {"y", "fc"},
+    };
+    struct hapi_model *m = residual();
+    const struct hapi_cut *cuts, *one, *found, *again;
+    size_t n = 0, n_one = 0;
+
+    REQUIRE(!hapi_model_cuts_all(m, HAPI_CUT_TENSORS_MAX, &cuts, &n, &err));
+    REQUIRE(n == sizeof expected / sizeof *expected);
+    for (size_t i = 0; i < n; i++) {
+        CHECKF(!strcmp(cuts[i].id, expected[i].id), "%s", cuts[i].id);
+        CHECKF(!strcmp(cuts[i].name, expected[i].name), "%s", cuts[i].name);
+        CHECK(cuts[i].n_tensors == (i == 2 ? 2 : 1));
+        REQUIRE(!hapi_model_cut_find(m, cuts[i].id, &found, &err));
+        CHECKF(found->flops == cuts[i].flops && found->bytes_f32 == cuts[i].bytes_f32, "%s", cuts[i].id);
+        CHECKF(found->params == cuts[i].params && cuts[i].index == i, "%s", cuts[i].id);
+    }
+    REQUIRE(!hapi_model_cuts_all(m, HAPI_CUT_TENSORS_MAX, &again, &n, &err));
+    CHECK(again == cuts);
+    REQUIRE(!hapi_model_cuts(m, &one, &n_one, &err));
+    REQUIRE(!hapi_model_cuts_all(m, 1, &cuts, &n, &err) && n == n_one);
+    for (size_t i = 0; i < n; i++)
+        CHECKF(!strcmp(cuts[i].id, one[i].id) && !strcmp(cuts[i].name, one[i].name), "%s", cuts[i].id);
+    CHECK(hapi_model_cuts_all(m, 0, &cuts, &n, &err) == HAPI_EINVAL);
+    CHECK(hapi_model_cuts_all(m, HAPI_CUT_TENSORS_MAX + 1, &cuts, &n, &err) == HAPI_EINVAL);
+    hapi_model_close(m);
+}
+
+/* Residual blocks of two nodes: a cut after each of 2 * n. */
+static struct hapi_model *long_chain(int n)
+{
+    struct build b = {0};
+    char in[32] = "x", relu[32], both[80], out[32];
+
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "end");
+    for (int i = 0; i < n; i++) {
+        snprintf(relu, sizeof relu, "r%d", i);
+        snprintf(both, sizeof both, "%s,%s", relu, in);
+        snprintf(out, sizeof out, "a%d", i);
+        build_node(&b, "Relu", "", in, relu);
+        build_node(&b, "Add", "", both, i + 1 < n ? out : "end");
+        memcpy(in, out, sizeof in);
+    }
+    return from_build(&b);
+}
+
+/* n branches from one value, summed up at the end: up to n values are alive. */
+static struct hapi_model *wide_fan(int n)
+{
+    struct build b = {0};
+    char sum[32] = "r0", name[32], both[80];
+
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "end");
+    build_node(&b, "Relu", "", "x", "stem");
+    for (int i = 0; i < n; i++) {
+        snprintf(name, sizeof name, "r%d", i);
+        build_node(&b, "Relu", "", "stem", name);
+    }
+    for (int i = 1; i < n; i++) {
+        snprintf(both, sizeof both, "%s,r%d", sum, i);
+        snprintf(sum, sizeof sum, "s%d", i);
+        build_node(&b, "Add", "", both, i + 1 < n ? sum : "end");
+    }
+    return from_build(&b);
+}
+
+static void all__of_100000_nodes__is_bounded(void)
+{
+    const struct hapi_cut *cuts;
+    struct timespec a, b;
+    size_t n;
+
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    struct hapi_model *m = long_chain(49999);
+    err.text[0] = '\0';
+    CHECK(hapi_model_cuts_all(m, 2, &cuts, &n, &err) == HAPI_ETOOBIG);
+    CHECKF(strstr(err.text, "16384"), "%s", err.text);
+    CHECK(!hapi_model_cuts(m, &cuts, &n, &err) && n == 49999); /* the sums */
+    hapi_model_close(m);
+
+    m = wide_fan(49999);
+    CHECK(!hapi_model_cuts_all(m, HAPI_CUT_TENSORS_MAX, &cuts, &n, &err));
+    CHECK(n == 1 + 63 + 64); /* stem, "stem" with 1..63 branches, 64..1 left to be summed up */
+    CHECK(n > 70 && cuts[63].n_tensors == 64 && cuts[n - 1].n_tensors == 1);
+    hapi_model_close(m);
+    clock_gettime(CLOCK_MONOTONIC, &b);
+    CHECKF(b.tv_sec - a.tv_sec < 20 * CHECK_SLOWDOWN, "%ld s", (long)(b.tv_sec - a.tv_sec));
 }
 
 static void find__sets_of_tensors__must_separate(void)
@@ -347,6 +451,8 @@ int main(void)
     CASE(listing__residual__has_each_cut_once_in_order);
     CASE(listing__two_inputs_and_outputs__need_all_paths);
     CASE(listing__names_that_repeat__are_told_apart);
+    CASE(all__residual__has_what_is_alive_after_each_node);
+    CASE(all__of_100000_nodes__is_bounded);
     CASE(find__sets_of_tensors__must_separate);
     CASE(find__any_id__costs_bounded_memory);
     CASE(standard__is_the_classifiers_input_or_the_last_cut);

@@ -1,8 +1,8 @@
 """`hapi cuts` on torchvision's exports against the measured tables: where a split first pays.
 
-    /usr/bin/python3 tests/kernels/test_cuts.py HAPI CACHE [NETWORK...]
+    /usr/bin/python3 tests/kernels/test_cuts.py HAPI [NETWORK...]
 
-HAPI: the program; CACHE: a folder that keeps the exports (random weights). Exit code 77: torch is missing.
+HAPI: the program. The exports are those of tests/tools/exports.py. Exit code 77: torch is missing.
 """
 import json
 import subprocess
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-import onnx_expect  # noqa: E402  (exits with 77 where torch is missing)
+import exports  # noqa: E402  (exits with 77 where torch is missing)
 
 F32_INPUT = 3 * 224 * 224 * 4
 U8_INPUT = 3 * 224 * 224
@@ -85,15 +85,35 @@ def check_first(network, cuts, bound, expected):
     return f"{first['name']} ({percent:.0f} %)"
 
 
-def check_network(hapi, cache, network):
-    path = cache / f"{network}.onnx"
-    if not path.exists():
-        onnx_expect.export(network, path)
-    out = subprocess.run([hapi, "cuts", str(path), "--json"], check=True, stdout=subprocess.PIPE).stdout
+def listing_of(hapi, path, *options):
+    out = subprocess.run([hapi, "cuts", str(path), "--json", *options], check=True, stdout=subprocess.PIPE).stdout
     listing = json.loads(out)
-    cuts = listing["cuts"]
-    check(listing["model"] == str(path) and len(cuts) > 10, f"{network}: {len(cuts)} cuts")
+    check(listing["model"] == str(path), f"{path}: {listing['model']}")
+    return listing["cuts"]
+
+
+def check_all(network, cuts, every):
+    """--all: the single ones are among them, with the same figures; names and ids are each there once."""
+    check_listing(network, every)
+    figures = {c["id"]: (c["tensors"], c["bytes_f32"], c["flops"], c["params"]) for c in every}
+    for c in cuts:
+        check(figures.get(c["id"]) == (c["tensors"], c["bytes_f32"], c["flops"], c["params"]),
+              f"{network}: {c['name']} is not in --all, or with other figures")
+    wide = sum(len(c["tensors"]) > 1 for c in every)
+    check(wide == len(every) - len(cuts), f"{network}: {wide} cuts of several tensors")
+    check((wide > 0) == (network not in ("alexnet", "vgg11", "vgg19")), f"{network}: {wide} cuts of several tensors")
+    return wide
+
+
+def check_network(hapi, network):
+    path = exports.network(network)
+    cuts = listing_of(hapi, path)
+    check(len(cuts) > 10, f"{network}: {len(cuts)} cuts")
     check_listing(network, cuts)
+    every = listing_of(hapi, path, "--all")
+    wide = check_all(network, cuts, every)
+    two = listing_of(hapi, path, "--all", "--max-tensors", "2")
+    check([c["id"] for c in two] == [c["id"] for c in every if len(c["tensors"]) <= 2], f"{network}: --max-tensors 2")
     firsts = [check_first(network, cuts, bound, expected)
               for bound, expected in zip((F32_INPUT, 2 * U8_INPUT, JPEG), FIRST[network])]
     by_name = {c["name"]: c for c in cuts}
@@ -103,12 +123,14 @@ def check_network(hapi, cache, network):
         if c:
             check(c["bytes_f32"] == size, f"{network}: {name} has {c['bytes_f32']} B, not {size}")
             check(flops is None or c["flops"] == flops, f"{network}: {name}: {c['flops']} FLOP, not {flops}")
-    print(f"{network:16} {len(cuts):3} cuts, {cuts[-1]['flops'] / 1e6:7.0f} MFLOP; {'; '.join(firsts)}")
+    print(f"{network:16} {len(cuts):3} cuts, {wide:3} of several tensors, {cuts[-1]['flops'] / 1e6:7.0f} MFLOP; {'; '.join(firsts)}")
 
 
-def check_program(hapi, cache):
+def check_program(hapi):
     """Exit codes: 0, 1 failure, 2 usage."""
-    cases = ((["--help"], 0), ([], 2), (["a", "b"], 2), (["--nonsense", "a"], 2), ([str(cache / "none")], 1))
+    cases = [(["--help"], 0), ([], 2), (["a", "b"], 2), (["--nonsense", "a"], 2), (["none"], 1)]
+    cases += [(["a", "--max-tensors", "2"], 2), (["a", "--all", "--max-tensors"], 2)]
+    cases += [(["a", "--all", "--max-tensors", n], 2) for n in ("0", "65", "-1", "2x", "")]
     for args, code in cases:
         got = subprocess.run([hapi, "cuts", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         check(got.returncode == code, f"hapi cuts {args}: exit code {got.returncode}, not {code}")
@@ -116,11 +138,10 @@ def check_program(hapi, cache):
 
 
 def main():
-    hapi, cache = sys.argv[1], Path(sys.argv[2])
-    cache.mkdir(parents=True, exist_ok=True)
-    check_program(hapi, cache)
-    for network in sys.argv[3:] or FIRST:
-        check_network(hapi, cache, network)
+    hapi = sys.argv[1]
+    check_program(hapi)
+    for network in sys.argv[2:] or FIRST:
+        check_network(hapi, network)
     print(f"{failed} failed checks")
     return 1 if failed else 0
 

@@ -1,27 +1,33 @@
-/* Real networks: prefix [0, k) on the bytes that are offered to a node, then suffix [k, end), give the same
- * f32 bits as the whole, whatever the micro-batch of the prefix. Exports as in test_onnx_reader.c.
+/* Real networks: prefix [0, k) on the bytes that are offered to a node, then suffix [k, freeze), give the
+ * same f32 bits as the whole, whatever the micro-batch of the prefix. Exports as in tests/tools/exports.py.
  *
- *     kernels_test_split_bits [MODEL.onnx...]   those models, every cut; without any: three, five cuts each
- */
-#include <sys/wait.h>
+ *     kernels_test_split_bits [--all] [--sample N] [--batch N] [MODEL.onnx...]
+ *
+ * --all: cuts of several tensors, too. --sample N: N of a network's cuts, evenly spread, the first and the
+ * last among them; 0, the default where models are named, all. --batch N: of the whole, an even number;
+ * prefixes run with half of it. Without models: three of torchvision's, five cuts each. */
+#include <math.h>
 
 #include "check.h"
 #include "kernels.h"
 
-enum { BATCH = 4, SHARE = 2 }; /* the prefix runs in micro-batches of SHARE */
+enum { EDGES = HAPI_CUT_TENSORS_MAX };
 
 static struct hapi_err err;
+static bool all_cuts;
+static size_t sample = 5;
+static int64_t batch = 4;
 
 struct side {
     struct hapi_plan *p;
     void *arena;
-    size_t out_bytes;
+    size_t n_out, out_bytes[EDGES];
 };
 
-static struct side plan(struct hapi_model *m, const char *from, const char *to, int64_t batch)
+static struct side plan(struct hapi_model *m, const char *from, const char *to, int64_t micro)
 {
     struct hapi_plan_spec spec = {
-        .from = from, .to = to, .batch = batch, .dtype = HAPI_F32, .backend = "onednn"};
+        .from = from, .to = to, .batch = micro, .dtype = HAPI_F32, .backend = "onednn"};
     const struct hapi_tensor_desc *d;
     struct side s = {.p = NULL};
 
@@ -29,7 +35,10 @@ static struct side plan(struct hapi_model *m, const char *from, const char *to, 
         fprintf(stderr, "%s to %s: %s\n", from ? from : "input", to ? to : "output", err.text);
         exit(1);
     }
-    REQUIRE(hapi_plan_outputs(s.p, &d) == 1 && !hapi_tensor_bytes(&d->shape, HAPI_F32, &s.out_bytes));
+    s.n_out = hapi_plan_outputs(s.p, &d);
+    REQUIRE(s.n_out >= 1 && s.n_out <= EDGES);
+    for (size_t i = 0; i < s.n_out; i++)
+        REQUIRE(!hapi_tensor_bytes(&d[i].shape, HAPI_F32, &s.out_bytes[i]));
     struct hapi_plan_memory mem = hapi_plan_memory_get(s.p);
     s.arena = aligned_alloc(4096, (mem.arena + mem.scratch + 8191) & ~4095ULL);
     REQUIRE(s.arena);
@@ -42,11 +51,10 @@ static void side_free(struct side *s)
     free(s->arena);
 }
 
-static char *run(struct side *s, const void *in, char *out)
+static void run(struct side *s, const void *const *in, void *const *out)
 {
-    int rc = hapi_plan_run(s->p, s->arena, (const void *const[]){in}, (void *const[]){out}, &err);
+    int rc = hapi_plan_run(s->p, s->arena, in, out, &err);
     CHECKF(!rc, "%s", err.text);
-    return out;
 }
 
 static char *buffer(size_t n)
@@ -67,11 +75,25 @@ static float *image_batch(size_t elements)
     return x;
 }
 
+/* Relative L2 distance. */
+static double distance(const char *a, const char *b, size_t bytes)
+{
+    double d = 0, norm = 0;
+    for (size_t i = 0; i < bytes; i += 4) {
+        float x, y;
+        memcpy(&x, a + i, 4);
+        memcpy(&y, b + i, 4);
+        d += ((double)x - y) * ((double)x - y);
+        norm += (double)y * y;
+    }
+    return sqrt(d / norm);
+}
+
 static void check_cut(struct hapi_model *m, const struct hapi_cut *cut, const char *freeze, const float *x,
                       size_t x_bytes, const char *whole, size_t whole_bytes)
 {
     struct hapi_model *offered;
-    void *bytes;
+    void *bytes, *part[EDGES], *mid[EDGES];
     size_t size;
 
     REQUIRE(!hapi_model_prefix_bytes(m, cut->id, &bytes, &size, &err));
@@ -79,76 +101,121 @@ static void check_cut(struct hapi_model *m, const struct hapi_cut *cut, const ch
         fprintf(stderr, "%s: %s\n", cut->id, err.text);
         exit(1);
     }
-    struct side prefix = plan(offered, NULL, cut->id, SHARE), suffix = plan(m, cut->id, freeze, BATCH);
-    char *mid = buffer(prefix.out_bytes * (BATCH / SHARE)), *out = buffer(whole_bytes);
-    CHECK(prefix.out_bytes == cut->bytes_f32 * SHARE && suffix.out_bytes == whole_bytes);
-    for (size_t i = 0; i < BATCH / SHARE; i++)
-        run(&prefix, (const char *)x + i * (x_bytes / (BATCH / SHARE)), mid + i * prefix.out_bytes);
-    run(&suffix, mid, out);
-    CHECKF(!memcmp(out, whole, whole_bytes), "%s (%s)", cut->name, cut->id);
+    struct side prefix = plan(offered, NULL, cut->id, batch / 2), suffix = plan(m, cut->id, freeze, batch);
+    char *out = buffer(whole_bytes);
+    CHECK(prefix.n_out == cut->n_tensors && suffix.n_out == 1 && suffix.out_bytes[0] == whole_bytes);
+    for (size_t k = 0; k < prefix.n_out; k++)
+        mid[k] = buffer(prefix.out_bytes[k] * 2);
+    for (size_t i = 0; i < 2; i++) {
+        for (size_t k = 0; k < prefix.n_out; k++)
+            part[k] = (char *)mid[k] + i * prefix.out_bytes[k];
+        run(&prefix, (const void *const[]){(const char *)x + i * (x_bytes / 2)}, part);
+    }
+    run(&suffix, (const void *const *)mid, (void *const[]){out});
+    CHECKF(!memcmp(out, whole, whole_bytes), "%s (%.200s): relative L2 %.3g", cut->name, cut->id,
+           distance(out, whole, whole_bytes));
     side_free(&prefix);
     side_free(&suffix);
     hapi_model_close(offered);
-    free(mid);
+    for (size_t k = 0; k < cut->n_tensors; k++)
+        free(mid[k]);
     free(out);
 }
 
-static void check_model(const char *path, bool every)
+/* The cuts before `freeze`. */
+static size_t cuts_before(struct hapi_model *m, const char *freeze, const struct hapi_cut **cuts)
+{
+    size_t n, at = 0;
+    int rc = all_cuts ? hapi_model_cuts_all(m, EDGES, cuts, &n, &err) : hapi_model_cuts(m, cuts, &n, &err);
+
+    REQUIRE(!rc);
+    while (at < n && strcmp((*cuts)[at].id, freeze))
+        at++;
+    REQUIRE(at > 1 && at < n);
+    return at;
+}
+
+static void check_model(const char *path)
 {
     const struct hapi_tensor_desc *in;
     const struct hapi_cut *cuts, *freeze;
     struct hapi_model *m;
-    size_t n, x_bytes, done = 0, zeros = 0;
+    size_t x_bytes, zeros = 0;
 
-    if (hapi_model_open(&m, path, NULL, &err) || hapi_model_cuts(m, &cuts, &n, &err) ||
-        hapi_model_cut_default(m, &freeze, &err)) {
+    if (hapi_model_open(&m, path, NULL, &err) || hapi_model_cut_default(m, &freeze, &err)) {
         fprintf(stderr, "%s\n", err.text);
         exit(1);
     }
-    struct side all = plan(m, NULL, freeze->id, BATCH);
+    size_t n = cuts_before(m, freeze->id, &cuts), take = sample && sample < n ? sample : n;
+    struct side all = plan(m, NULL, freeze->id, batch);
     REQUIRE(hapi_plan_inputs(all.p, &in) == 1 && !hapi_tensor_bytes(&in->shape, HAPI_F32, &x_bytes));
     float *x = image_batch(x_bytes / 4);
-    char *whole = run(&all, x, buffer(all.out_bytes));
-    for (size_t i = 0; i < all.out_bytes; i += 4)
+    char *whole = buffer(all.out_bytes[0]);
+    run(&all, (const void *const[]){x}, (void *const[]){whole});
+    for (size_t i = 0; i < all.out_bytes[0]; i += 4)
         zeros += !memcmp(whole + i, (const float[]){0}, 4);
-    CHECKF(zeros * 4 < all.out_bytes * 9 / 10, "%zu zeros prove nothing", zeros);
-    for (size_t i = 0; i < freeze->index; i += every ? 1 : n / 5, done++)
-        check_cut(m, &cuts[i], freeze->id, x, x_bytes, whole, all.out_bytes);
-    printf("%s: %zu of %zu cuts\n", path, done, n);
+    CHECKF(zeros * 4 < all.out_bytes[0] * 9 / 10, "%zu zeros prove nothing", zeros);
+    for (size_t i = 0; i < take; i++)
+        check_cut(m, &cuts[take > 1 ? i * (n - 1) / (take - 1) : 0], freeze->id, x, x_bytes, whole,
+                  all.out_bytes[0]);
+    printf("%s: %zu of %zu cuts\n", path, take, n);
+    fflush(stdout);
     side_free(&all);
     free(whole);
     free(x);
     hapi_model_close(m);
 }
 
-static const char *const networks[] = {"resnet18", "mobilenet_v2", "densenet121"};
-
 static void split__of_torchvision__gives_the_bits_of_the_whole(void)
 {
-    for (size_t i = 0; i < sizeof networks / sizeof *networks; i++) {
-        char path[1024];
-        snprintf(path, sizeof path, "%s/onnx-models/%s.onnx", HAPI_BINARY_DIR, networks[i]);
-        check_model(path, false);
+    char path[1024];
+    FILE *f = popen("/usr/bin/python3 '" HAPI_SOURCE_DIR
+                    "/tests/tools/exports.py' resnet18 mobilenet_v2 densenet121",
+                    "r");
+    int n = 0;
+
+    REQUIRE(f);
+    while (fgets(path, sizeof path, f)) {
+        path[strcspn(path, "\n")] = '\0';
+        if (!strncmp(path, "skipped", 7))
+            SKIP("python3 with torch, torchvision, onnx and photos is not installed");
+        check_model(path);
+        n++;
     }
+    int rc = pclose(f);
+    if (rc == 127 << 8)
+        SKIP("there is no /usr/bin/python3");
+    CHECK(rc == 0 && n == 3);
+}
+
+static long number(const char *text)
+{
+    char *end;
+    long n = strtol(text ? text : "", &end, 10);
+
+    REQUIRE(text && *text && !*end && n >= 0);
+    return n;
 }
 
 int main(int argc, char **argv)
 {
-    char command[2048];
+    int models = 0;
 
     if (!hapi_numeric_class("onednn"))
         SKIP("built without oneDNN");
-    for (int i = 1; i < argc; i++)
-        check_model(argv[i], true);
-    if (argc > 1)
-        return check_done();
-    snprintf(command, sizeof command,
-             "/usr/bin/python3 '%s/tests/tools/onnx_expect.py' '%s/onnx-models' %s %s %s", HAPI_SOURCE_DIR,
-             HAPI_BINARY_DIR, networks[0], networks[1], networks[2]);
-    int rc = system(command);
-    if (rc != -1 && WIFEXITED(rc) && (WEXITSTATUS(rc) == 77 || WEXITSTATUS(rc) == 127))
-        SKIP("python3 with torch, torchvision and onnx is not installed");
-    REQUIRE(rc == 0);
-    CASE(split__of_torchvision__gives_the_bits_of_the_whole);
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--all")) {
+            all_cuts = true;
+        } else if (!strcmp(argv[i], "--sample")) {
+            sample = (size_t)number(argv[++i]);
+        } else if (!strcmp(argv[i], "--batch")) {
+            batch = number(argv[++i]) / 2 * 2;
+        } else {
+            check_model(argv[i]);
+            models++;
+        }
+    }
+    if (!models)
+        CASE(split__of_torchvision__gives_the_bits_of_the_whole);
     return check_done();
 }

@@ -2,40 +2,20 @@
 
     /usr/bin/python3 tests/tools/onnx_expect.py FOLDER NETWORK...
 
-Exports NETWORK (random weights, seeded) to FOLDER/NETWORK.onnx unless it is there, and writes
-FOLDER/NETWORK.json: nodes with attributes, initializers with the SHA-256 of their bytes, and the shapes that
-onnx.shape_inference finds at batch 2. Exit code 77: torch, torchvision or onnx is not installed.
+Exports NETWORK (see exports.py) and writes FOLDER/NETWORK.json: where it lies, nodes with attributes,
+initializers with the SHA-256 of their bytes, and the shapes that onnx.shape_inference finds at batch 2. Exit code
+77: torch, torchvision or onnx is not installed.
 """
 import hashlib
 import json
-import os
 import sys
-import warnings
 from pathlib import Path
 
-try:
-    import onnx
-    import torch
-    import torchvision
-    from onnx import numpy_helper, shape_inference
-except ImportError as e:
-    print(f"skipped: {e}")
-    sys.exit(77)
+import exports  # first: exits with 77 where something is missing
+import onnx
+from onnx import numpy_helper, shape_inference
 
 BATCH = 2
-
-
-def export(name, path):
-    """ViT needs grad enabled: its inference fast path has no ONNX symbol."""
-    torch.manual_seed(0)
-    module = getattr(torchvision.models, name)(weights=None).eval()
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(module, torch.randn(2, 3, 224, 224), str(part), opset_version=17,
-                          input_names=["input"], output_names=["output"],
-                          dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}})
-    part.rename(path)
 
 
 def tensor(t):
@@ -72,6 +52,7 @@ def describe(path):
     model = onnx.load(str(path))
     g = model.graph
     return {
+        "path": str(path),
         "opset": model.opset_import[0].version,
         "inputs": [i.name for i in g.input],
         "outputs": [o.name for o in g.output],
@@ -87,10 +68,7 @@ def main():
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name in sys.argv[2:]:
-        path = folder / f"{name}.onnx"
-        if not path.exists():
-            export(name, path)
-        (folder / f"{name}.json").write_text(json.dumps(describe(path)))
+        (folder / f"{name}.json").write_text(json.dumps(describe(exports.network(name))))
 
 
 if __name__ == "__main__":
