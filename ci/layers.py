@@ -263,6 +263,23 @@ def cuts(ci):
     return ci.one("/usr/bin/python3", "tests/kernels/test_cuts.py", os.path.join(folder, "hapi"))
 
 
+@layer("networks")
+def networks(ci):
+    """ten networks at their cuts: agreement with PyTorch, prefix and suffix against the whole; nightly: at every cut"""
+    good, folder = ci.gcc()
+    if not good:
+        return Counts(failed=1, notes=["the gcc build fails"])
+    sample = "0" if ci.nightly else "3"
+    script = ("/usr/bin/python3", "tests/kernels/test_networks.py", os.path.join(folder, "hapi"), "--sample", sample)
+    counts = ci.script(*script, timeout=7200)
+    folder_of_models = os.environ["HAPI_NETWORKS"]
+    split = (os.path.join(folder, "tests/kernels_test_split_bits"), "--batch", "2", "--sample", sample)
+    for name in sorted(f for f in os.listdir(folder_of_models) if f.endswith(".onnx")):
+        for options in ((), ("--all",)):
+            counts += ci.one(*split, *options, os.path.join(folder_of_models, name), timeout=3600)
+    return counts
+
+
 @layer("python")
 def python(ci):
     """networks, transforms and data preparation"""

@@ -20,6 +20,7 @@ struct tensor {
 
 struct job {
     const char *model, *output_dir, *backend;
+    const char *from, *to; /* cut ids, or NULL */
     enum hapi_dtype dtype;
     const char *files[INPUTS_MAX];
     size_t n_files;
@@ -33,12 +34,15 @@ static void help(void)
 {
     fputs(
         "usage: hapi run MODEL.onnx --input FILE... --output-dir DIR\n"
-        "                [--backend ref|onednn] [--dtype f32|bf16]\n\n"
+        "                [--from CUT] [--to CUT] [--backend ref|onednn] [--dtype f32|bf16]\n\n"
         "Runs the model on tensors from files and writes DIR/output_0.npy, DIR/output_1.npy, ...\n\n"
         "  --input FILE...    inputs in the order of the graph's (initializers are none): .npy, or an ONNX\n"
         "                     TensorProto .pb; may be repeated; at most 64\n"
         "  --output-dir DIR   made if it is not there; floats are written as f32, integers and bools as "
         "int64\n"
+        "  --from CUT         begin at a cut (an id of hapi cuts --all): inputs are its tensors, in its "
+        "order\n"
+        "  --to CUT           end at a cut: outputs are its tensors, in its order\n"
         "  --backend NAME     ref (plain loops, the truth) or onednn (default)\n"
         "  --dtype f32|bf16   of computing (default f32)\n"
         "  --help\n",
@@ -127,7 +131,12 @@ static bool is_float(enum hapi_dtype d)
 
 static void spec_make(struct job *j, enum level level, int64_t batch, struct hapi_plan_spec *s)
 {
-    *s = (struct hapi_plan_spec){.dtype = j->dtype, .backend = j->backend, .plain_io = true, .batch = batch};
+    *s = (struct hapi_plan_spec){.from = j->from,
+                                 .to = j->to,
+                                 .dtype = j->dtype,
+                                 .backend = j->backend,
+                                 .plain_io = true,
+                                 .batch = batch};
     for (size_t i = 0; i < j->n_in; i++) {
         if (level == LEVEL_NONE || (level == LEVEL_INTEGERS && is_float(j->in[i].desc.dtype)))
             continue;
@@ -164,16 +173,16 @@ static int edges_check(const struct job *j, const struct hapi_plan *plan, struct
 }
 
 /* The model's own dims first, then the first input's dim 0 as the batch. The first error is the one to tell.
- */
+ * Cuts are batch-first, and what is between them reads no values that could be bound. */
 static int plan_make(struct job *j, struct hapi_model *m, struct hapi_plan **plan, struct hapi_err *err)
 {
     int64_t batch = j->n_in && j->in[0].desc.shape.rank ? j->in[0].desc.shape.dim[0] : 0;
     struct hapi_plan_spec spec;
     struct hapi_err later;
-    int rc = HAPI_OK;
+    int rc = HAPI_OK, levels = j->from ? LEVEL_NONE + 1 : LEVELS;
 
-    for (int level = LEVEL_NONE; level < LEVELS; level++)
-        for (int with = 0; with <= (batch > 0); with++) {
+    for (int level = LEVEL_NONE; level < levels; level++)
+        for (int with = batch > 0 && (j->from || j->to); with <= (batch > 0); with++) {
             struct hapi_err *e = rc ? &later : err;
             spec_make(j, (enum level)level, with ? batch : 0, &spec);
             int now = hapi_plan_new(plan, m, &spec, e);
@@ -279,39 +288,57 @@ static int plan_execute(struct job *j, struct hapi_plan *plan, struct hapi_err *
     return rc;
 }
 
+/* The tensors that files are for: the model's inputs, or those of the cut to begin at. */
+static int inputs_find(const struct job *j, struct hapi_model *m, const struct hapi_tensor_desc **desc,
+                       size_t *n, struct hapi_err *err)
+{
+    const struct hapi_cut *cut;
+    int rc = j->to ? hapi_model_cut_find(m, j->to, &cut, err) : HAPI_OK;
+
+    if (!rc && j->from) {
+        rc = hapi_model_cut_find(m, j->from, &cut, err);
+        *desc = rc ? NULL : cut->tensors;
+        *n = rc ? 0 : cut->n_tensors;
+    } else if (!rc) {
+        *n = hapi_model_inputs(m, desc);
+    }
+    if (!rc && *n != j->n_files)
+        rc = hapi_err_set(err, HAPI_EINVAL, 0, "%s has %zu inputs, %zu files are given",
+                          j->from ? "the cut" : j->model, *n, j->n_files);
+    return rc;
+}
+
+static int inputs_read(struct job *j, const struct hapi_tensor_desc *desc, size_t n, struct hapi_err *err)
+{
+    for (; j->n_in < n; j->n_in++) {
+        int rc = tensor_read(j->files[j->n_in], &j->in[j->n_in], err);
+        if (rc)
+            return rc;
+        j->in[j->n_in].desc.name = desc[j->n_in].name;
+    }
+    return declared_check(j, desc, err);
+}
+
 static int run(struct job *j, struct hapi_err *err)
 {
     const struct hapi_tensor_desc *desc;
     struct hapi_plan *plan = NULL;
     struct hapi_model *m = NULL;
+    size_t n;
     int rc = hapi_model_open(&m, j->model, NULL, err);
 
     if (rc)
         return rc;
-    size_t n = hapi_model_inputs(m, &desc);
-    if (n != j->n_files) {
-        rc = hapi_err_set(err, HAPI_EINVAL, 0, "%s has %zu inputs, %zu files are given", j->model, n,
-                          j->n_files);
-        goto done;
-    }
-    for (; j->n_in < n && !rc; j->n_in++) {
-        rc = tensor_read(j->files[j->n_in], &j->in[j->n_in], err);
-        if (rc)
-            goto done;
-        j->in[j->n_in].desc.name = desc[j->n_in].name;
-    }
-    if (mkdir(j->output_dir, 0777) && errno != EEXIST) {
+    rc = inputs_find(j, m, &desc, &n, err);
+    rc = rc ? rc : inputs_read(j, desc, n, err);
+    if (!rc && mkdir(j->output_dir, 0777) && errno != EEXIST)
         rc = hapi_err_errno(err, errno, "cannot make %s", j->output_dir);
-        goto done;
-    }
-    rc = declared_check(j, desc, err);
     if (!rc)
         rc = plan_make(j, m, &plan, err);
     if (!rc)
         rc = plan_execute(j, plan, err);
     if (rc)
         hapi_err_context(err, "%s", j->model);
-done:
     for (size_t i = 0; i < j->n_in; i++)
         free(j->in[i].data);
     hapi_plan_free(plan);
@@ -335,6 +362,8 @@ static int parse(struct job *j, int argc, char **argv)
         } else if (!strncmp(a, "--", 2)) {
             const char **to = !strcmp(a, "--output-dir") ? &j->output_dir
                               : !strcmp(a, "--backend")  ? &j->backend
+                              : !strcmp(a, "--from")     ? &j->from
+                              : !strcmp(a, "--to")       ? &j->to
                                                          : NULL;
             if (!to && strcmp(a, "--dtype"))
                 return cmd_usage("run", "unknown option %s", a);

@@ -11,6 +11,7 @@ static const struct {
 } commands[] = {
     {"ls", "datasets, objects, samples and classes of storage nodes", cmd_ls},
     {"cuts", "where a network can be split, with bytes and FLOPs", cmd_cuts},
+    {"plan-memory", "what memory a network takes, before any is taken", cmd_plan_memory},
     {"run", "run a model on given inputs", cmd_run},
     {"train", "train a classifier on features computed beside the data", cmd_train},
 };
@@ -19,7 +20,7 @@ static void help(FILE *f)
 {
     fputs("usage: hapi COMMAND [ARGUMENT...]\n\ncommands:\n", f);
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-        fprintf(f, "  %-7s %s\n", commands[i].name, commands[i].what);
+        fprintf(f, "  %-11s %s\n", commands[i].name, commands[i].what);
     fputs("\n  hapi COMMAND --help   says more\n  hapi --version\n", f);
 }
 

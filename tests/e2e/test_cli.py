@@ -12,7 +12,7 @@ import numpy as np
 
 from harness import DATA, HAPI, HAPI_RT, LITE0, hapi, node, run, tiny_model, train_json
 
-COMMANDS = ("ls", "cuts", "run", "train")
+COMMANDS = ("ls", "cuts", "plan-memory", "run", "train")
 
 
 class CommandLine(unittest.TestCase):
@@ -27,6 +27,8 @@ class CommandLine(unittest.TestCase):
     def test_usage_errors_exit_2_and_say_so(self):
         cases = [[HAPI], [HAPI, "nonsense"], [HAPI_RT], [HAPI_RT, "--data"], [HAPI_RT, "--nonsense"]]
         cases += [[HAPI, c] for c in COMMANDS] + [[HAPI, c, "--nonsense"] for c in COMMANDS]
+        cases += [[HAPI, "plan-memory", LITE0, "--micro-batch", b] for b in ("0", "1,", "8x", "", "1048577")]
+        cases += [[HAPI, "plan-memory", LITE0, "--dtype", "f16"], [HAPI, "plan-memory", LITE0, "--cut"]]
         cases += [[HAPI, "train", LITE0, "--nodes", "127.0.0.1:1"]]
         common = ["--nodes", "127.0.0.1:1", "--dataset", "a", "--test-dataset", "b"]
         cases += [[HAPI, "train", LITE0, *common, "--epochs", "none"]]
@@ -41,6 +43,8 @@ class CommandLine(unittest.TestCase):
     def test_failures_exit_1_and_name_the_cause(self):
         for case, word in (
             ([HAPI, "cuts", "/nowhere/m.onnx"], "/nowhere/m.onnx"),
+            ([HAPI, "plan-memory", "/nowhere/m.onnx"], "/nowhere/m.onnx"),
+            ([HAPI, "plan-memory", LITE0, "--cut", "nonsense"], "nonsense"),
             ([HAPI, "run", "/nowhere/m.onnx", "--input", "x.npy", "--output-dir", "/tmp"], "/nowhere/m.onnx"),
             ([HAPI_RT, "--data", "/nowhere", "--listen", "127.0.0.1:0"], "/nowhere"),
             ([HAPI_RT, "--data", DATA, "--listen", "127.0.0.1:0", "--config", "/nowhere/c"], "/nowhere/c"),
@@ -59,6 +63,59 @@ class Programs(unittest.TestCase):
         text = json.loads(r.out)
         self.assertIn("/_avg_pooling/GlobalAveragePool_output_0", r.out)
         self.assertTrue(text)
+
+    def test_plan_memory_says_what_plans_take(self):
+        cuts = json.loads(hapi("cuts", LITE0, "--json").out)["cuts"]
+        stem, last = cuts[2]["id"], cuts[-1]["id"]
+        for options, want in (
+            ((), [1, 2, 4, 8, 16, 32, 64]),
+            (("--micro-batch", "3,8", "--from", stem, "--cut", last), [3, 8]),
+            (("--micro-batch", "5", "--backend", "ref", "--dtype", "f32", "--cut", stem), [5]),
+        ):
+            with self.subTest(options):
+                r = hapi("plan-memory", LITE0, "--json", "--check", *options)
+                self.assertEqual(r.code, 0, r)
+                got = json.loads(r.out)
+                self.assertEqual([p["micro_batch"] for p in got["plans"]], want)
+                self.assertEqual((got["model"], got["dtype"]), (LITE0, "f32"))
+                if "--cut" in options:
+                    self.assertEqual(got["cut"], options[-1])
+                for p in got["plans"]:
+                    self.assertEqual(p["total"], p["weights"] + p["arena"] + p["scratch"])
+                    self.assertEqual(p["actual"], {k: p[k] for k in ("weights", "arena", "scratch")})
+                    self.assertGreater(p["weights"], 0)
+                table = hapi("plan-memory", LITE0, *options)
+                self.assertEqual(len(table.out.splitlines()), len(want) + 2, table)
+
+    def test_run_between_cuts_gives_what_the_whole_gives(self):
+        from hapi import models
+
+        x = models.photo_batch(models.transform_of("lite0"), 2, seed=12)
+        cuts = json.loads(hapi("cuts", LITE0, "--all", "--json").out)["cuts"]
+        some = [next(c for c in cuts if len(c["tensors"]) == n) for n in (1, 2)]
+        with tempfile.TemporaryDirectory() as d:
+            np.save(f"{d}/x.npy", x.numpy())
+            r = hapi("run", LITE0, "--input", f"{d}/x.npy", "--output-dir", f"{d}/whole")
+            self.assertEqual(r.code, 0, r)
+            for i, cut in enumerate(some):
+                with self.subTest(cut["name"]):
+                    out = f"{d}/{i}"
+                    r = hapi("run", LITE0, "--input", f"{d}/x.npy", "--to", cut["id"], "--output-dir", out)
+                    self.assertEqual(r.code, 0, r)
+                    files = [f"{out}/output_{k}.npy" for k in range(len(cut["tensors"]))]
+                    for file, t in zip(files, cut["tensors"]):
+                        self.assertEqual(list(np.load(file).shape), [2, *t["shape"][1:]])
+                    back = f"{out}/back"
+                    r = hapi("run", LITE0, "--input", *files, "--from", cut["id"], "--output-dir", back)
+                    self.assertEqual(r.code, 0, r)
+                    whole, parts = (np.load(f"{f}/output_0.npy") for f in (f"{d}/whole", back))
+                    self.assertTrue(np.array_equal(whole, parts))
+                    r = hapi("run", LITE0, "--input", files[0], files[0], files[0], "--from", cut["id"], "--output-dir", back)
+                    self.assertEqual(r.code, 1, r)
+                    self.assertIn("3 files", r.err)
+            r = hapi("run", LITE0, "--input", f"{d}/x.npy", "--to", "nonsense", "--output-dir", back)
+            self.assertEqual(r.code, 1, r)
+            self.assertIn("nearest", r.err)
 
     def test_run_matches_torch(self):
         import torch

@@ -6,6 +6,7 @@
 They lie in $HAPI_NETWORKS, else in build/torchvision, and are made anew when python/hapi/models.py or export.py is
 newer. Importing it exits with 77 where torch, torchvision, onnx or the photos are missing.
 """
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -14,15 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "python"))
 
 try:
-    import onnx  # noqa: F401
-    import skimage.data  # noqa: F401
-    import sklearn.datasets  # noqa: F401
-    import torch
-    import torchvision  # noqa: F401
+    for needed in ("onnx", "torch", "torchvision", "skimage.data", "sklearn.datasets"):
+        importlib.import_module(needed)
 except ImportError as e:
     print(f"skipped: {e}")
     sys.exit(77)
 
+import torch  # noqa: E402
 from hapi import export, models  # noqa: E402
 
 FOLDER = Path(os.environ.get("HAPI_NETWORKS", ROOT / "build" / "torchvision"))
