@@ -8,7 +8,9 @@
 #include "model.h"
 #include "shape.h"
 
-enum { SMALL = 4096 }; /* constants up to this many bytes are loaded at once: shapes, axes, pads are */
+/* Constants up to SMALL bytes are loaded at once: shapes, axes, pads are. Those from LARGE on stay in the
+ * file where the caller can take them from there. */
+enum { SMALL = 4096, LARGE = 64 << 10 };
 
 static int no_memory(struct hapi_binding *b)
 {
@@ -452,6 +454,19 @@ static int renumber(struct hapi_binding *b, const int *to)
     return 0;
 }
 
+/* A constant that is left in the graph gets its data. */
+static bool load(struct hapi_binding *b, int value)
+{
+    struct hapi_value *v = &b->g->values[value];
+    const struct hapi_onnx_tensor *t = b->tensor_of[value] >= 0 ? &b->o->tensors[b->tensor_of[value]] : NULL;
+
+    if (b->raw && t && !v->data && t->raw && !t->copy && t->dtype == HAPI_F32 && t->bytes >= LARGE) {
+        v->data = t->raw;
+        v->raw = true;
+    }
+    return hapi_fold_data(b, value) != NULL;
+}
+
 static int compact(struct hapi_binding *b)
 {
     struct hapi_graph *g = b->g;
@@ -480,7 +495,7 @@ static int compact(struct hapi_binding *b)
         to[i] = -1;
         if (!present[i] && !v->n_uses)
             continue;
-        if (hapi_fold_constant(b, (int)i) && !b->shapes_only && !hapi_fold_data(b, (int)i))
+        if (hapi_fold_constant(b, (int)i) && !b->shapes_only && !load(b, (int)i))
             return no_memory(b);
         v->producer = -1;
         v->batch_first = b->spec->batch && flags && i < b->o->n_values && flags[i];
@@ -494,7 +509,7 @@ static int compact(struct hapi_binding *b)
 /* ------------------------------------------------------------------ entry points */
 
 static int bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
-                bool shapes_only, struct hapi_err *err)
+                bool shapes_only, bool raw, struct hapi_err *err)
 {
     struct hapi_binding b;
     int rc;
@@ -502,6 +517,7 @@ static int bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi
     if (spec->batch < 0)
         return hapi_err_set(err, HAPI_EINVAL, 0, "a batch of %lld", (long long)spec->batch);
     rc = hapi_binding_new(&b, m, spec, shapes_only, err);
+    b.raw = raw;
     rc = rc ? rc : hapi_binding_infer(&b);
     rc = rc ? rc : hapi_fold_batchnorm(&b);
     rc = rc || shapes_only || (!spec->from && !spec->to) ? rc : restrict_nodes(&b);
@@ -510,23 +526,36 @@ static int bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi
         hapi_graph_free(b.g);
         return rc;
     }
+    b.g->mapped = m->mapped;
     *out = b.g;
     return 0;
+}
+
+/* Without flags (a model that binds at its own batch only) no value is said to be batch-first. */
+static int bind_whole(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
+                      bool raw, struct hapi_err *err)
+{
+    if (spec->batch && !spec->n_bind)
+        hapi_model_flags(m, NULL);
+    return bind(out, m, spec, false, raw, err);
 }
 
 int hapi_graph_bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
                     struct hapi_err *err)
 {
-    /* Without flags (a model that binds at its own batch only) no value is said to be batch-first. */
-    if (spec->batch && !spec->n_bind)
-        hapi_model_flags(m, NULL);
-    return bind(out, m, spec, false, err);
+    return bind_whole(out, m, spec, false, err);
+}
+
+int hapi_graph_bind_raw(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
+                        struct hapi_err *err)
+{
+    return bind_whole(out, m, spec, true, err);
 }
 
 int hapi_graph_shapes(struct hapi_graph **out, struct hapi_model *m, const char *keep, struct hapi_err *err)
 {
     struct hapi_plan_spec spec = {.batch = 1, .to = keep};
-    return bind(out, m, &spec, true, err);
+    return bind(out, m, &spec, true, false, err);
 }
 
 /* Shapes of all values at a batch, as the file numbers them. */

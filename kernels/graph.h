@@ -7,7 +7,7 @@
  *
  * After binding every shape is concrete and every value that does not depend on the graph's inputs is a
  * constant with data. Nodes are in topological order. Everything lives in the graph's arena, except
- * constants' bytes that are borrowed from the model's file (8-byte aligned or copied).
+ * constants' bytes that are borrowed from the model's file (aligned, copied, or `raw`).
  * Not thread-safe; immutable once bound, and then readable from any thread.
  */
 #ifndef HAPI_KERNELS_GRAPH_H
@@ -53,10 +53,11 @@ struct hapi_value {
     const char *name; /* ONNX tensor name, unique in the graph */
     enum hapi_dtype dtype;
     struct hapi_shape shape; /* concrete */
-    const void *data;        /* constants: dense, plain order, aligned for the dtype; else NULL */
-    int producer;            /* node index; -1: graph input or constant */
-    int n_uses;              /* by nodes and graph outputs */
-    bool batch_first;        /* depends on the input, and dim 0, and only it, scales with the batch */
+    const void *data; /* constants: dense, plain order, aligned for the dtype unless `raw`; else NULL */
+    bool raw;         /* data is the file's own bytes: perhaps unaligned; they outlive the graph */
+    int producer;     /* node index; -1: graph input or constant */
+    int n_uses;       /* by nodes and graph outputs */
+    bool batch_first; /* depends on the input, and dim 0, and only it, scales with the batch */
 };
 
 #define HAPI_NO_VALUE (-1) /* an optional input left out */
@@ -81,6 +82,7 @@ struct hapi_graph {
     size_t n_nodes;
     int *inputs, *outputs; /* value indices, graph order, initializers excluded */
     size_t n_inputs, n_outputs;
+    bool mapped; /* raw bytes lie in mapped files: their pages may be given back at any time */
 };
 
 /* Binds the model at a batch (0: dims as they are; symbolic ones become 1), from/to cuts as in the spec (only
@@ -89,6 +91,10 @@ struct hapi_graph {
  * Dropout and empty Pads removed, constants folded; a tensor that the spec names survives every fold. */
 int hapi_graph_bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
                     struct hapi_err *err);
+/* The same, for a back end that copies large constants itself: those of f32 that need no folding are `raw`,
+ * so that they are in memory twice for no longer than it takes. */
+int hapi_graph_bind_raw(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
+                        struct hapi_err *err);
 void hapi_graph_free(struct hapi_graph *g);
 
 const struct hapi_attr *hapi_node_attr(const struct hapi_node *n, const char *name); /* or NULL */

@@ -16,6 +16,7 @@ struct hapi_backend;
 
 struct hapi_backend_ops {
     const char *name; /* "ref", "onednn" */
+    bool copies;      /* large constants of the graph may be `raw`: it copies what it runs with */
     bool tiled;       /* a sample's result does not depend on the batch: plan.c may run a batch in parts */
     /* Compiles g (owned by the plan, outlives the instance) for spec->dtype. *weights is the weight store
      * shared by all plans of (model, from, to, dtype); the first compile makes it (back end's own type,

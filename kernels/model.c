@@ -144,6 +144,32 @@ int hapi_model_from_bytes(struct hapi_model **out, void *bytes, size_t size,
     return 0;
 }
 
+void hapi_model_drop_source(struct hapi_model *m)
+{
+    if (m->mapped)
+        madvise((void *)(uintptr_t)m->bytes.p, m->bytes.n, MADV_DONTNEED);
+    for (size_t i = 0; i < hapi_externals_files(m->externals); i++) {
+        struct hapi_view v = hapi_externals_file(m->externals, i);
+        if (v.n)
+            madvise((void *)(uintptr_t)v.p, v.n, MADV_DONTNEED);
+    }
+}
+
+/* In pieces whose pages are given back, so that a large file is never in memory as a whole. */
+static bool hash_view(EVP_MD_CTX *ctx, struct hapi_view v, bool mapped)
+{
+    enum { PIECE = 4 << 20 };
+
+    for (size_t at = 0; at < v.n; at += PIECE) {
+        size_t n = v.n - at < PIECE ? v.n - at : PIECE;
+        if (!EVP_DigestUpdate(ctx, v.p + at, n))
+            return false;
+        if (mapped)
+            madvise((void *)(uintptr_t)(v.p + at), n, MADV_DONTNEED);
+    }
+    return true;
+}
+
 const uint8_t *hapi_model_hash(const struct hapi_model *m)
 {
     struct hapi_model_cache *c = m->cache;
@@ -153,12 +179,9 @@ const uint8_t *hapi_model_hash(const struct hapi_model *m)
         return c->hash;
     /* OpenSSL fails here only without memory; the zero hash then matches nobody's. */
     ctx = EVP_MD_CTX_new();
-    bool ok =
-        ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) && EVP_DigestUpdate(ctx, m->bytes.p, m->bytes.n);
-    for (size_t i = 0; ok && i < hapi_externals_files(m->externals); i++) {
-        struct hapi_view v = hapi_externals_file(m->externals, i);
-        ok = EVP_DigestUpdate(ctx, v.p, v.n);
-    }
+    bool ok = ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) && hash_view(ctx, m->bytes, m->mapped);
+    for (size_t i = 0; ok && i < hapi_externals_files(m->externals); i++)
+        ok = hash_view(ctx, hapi_externals_file(m->externals, i), true);
     c->hashed = ok && EVP_DigestFinal_ex(ctx, c->hash, NULL);
     EVP_MD_CTX_free(ctx);
     return c->hash;

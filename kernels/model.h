@@ -41,6 +41,10 @@ struct hapi_model {
     struct hapi_model_cache *cache;
 };
 
+/* Gives the pages of mapped files back: what plans need often is in their weights. Who reads the files again
+ * gets them again. Any thread. */
+void hapi_model_drop_source(struct hapi_model *m);
+
 void hapi_cuts_free(struct hapi_cuts *cuts);
 /* cut_names.c: display names of the nodes, unique, in `arena`: from the module paths that exporters put into
  * node names, else node or tensor names. False without memory. */
@@ -59,6 +63,7 @@ struct hapi_binding {
     const struct hapi_plan_spec *spec;
     struct hapi_err *err;
     bool shapes_only; /* large constants stay without data */
+    bool raw;         /* large constants may be the file's own bytes */
     uint64_t work;    /* elements that constant folding may still touch */
     size_t capacity;  /* of g->values, and of the arrays below */
     int *tensor_of;   /* value -> ONNX tensor that holds its data, or -1 */

@@ -449,6 +449,7 @@ static const char *dnn_class(void)
 
 const struct hapi_backend_ops hapi_backend_onednn = {
     .name = "onednn",
+    .copies = true,
     .tiled = true,
     .compile = dnn_compile,
     .memory = dnn_memory,

@@ -208,8 +208,9 @@ void hapi_dnn_vector_run(const struct hapi_dnn_op *op, void *dst, const void *sr
 /* ---- onednn_weights.c */
 struct hapi_dnn_weights *hapi_dnn_weights_new(void);
 void hapi_dnn_weights_free(void *weights);
-/* Storage with `data` (described by from) in the descriptor `to`. Counted, and filled unless measuring. */
-int hapi_dnn_weight(struct hapi_dnn *b, const void *data, const dnnl_memory_desc_t *from,
+/* Storage with `data` (described by from) in the descriptor `to`. Counted, and filled unless measuring. raw:
+ * as of a value, the data is the file's own. */
+int hapi_dnn_weight(struct hapi_dnn *b, const void *data, bool raw, const dnnl_memory_desc_t *from,
                     const dnnl_memory_desc_t *to, struct hapi_err *err);
 /* The same for a value that may be no constant: then an op reorders it in each run. */
 int hapi_dnn_weight_of(struct hapi_dnn *b, int value, const dnnl_memory_desc_t *from,

@@ -201,7 +201,7 @@ bool hapi_dnn_dies(const struct hapi_dnn *b, int rep)
     return true;
 }
 
-/* A constant in a dtype and layout; the graph's own bytes where they are that already. */
+/* A constant in a dtype and layout; the graph's own bytes where they are that already and stay. */
 static int need_constant(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum hapi_layout layout,
                          struct hapi_err *err)
 {
@@ -209,7 +209,7 @@ static int need_constant(struct hapi_dnn *b, int value, enum hapi_dtype dtype, e
     dnnl_memory_desc_t from, to;
     int s;
 
-    if (dtype == v->dtype && (layout == HAPI_LAYOUT_PLAIN || same_order(&v->shape))) {
+    if (!v->raw && dtype == v->dtype && (layout == HAPI_LAYOUT_PLAIN || same_order(&v->shape))) {
         s = hapi_dnn_storage(b, HAPI_DNN_FIXED, hapi_dnn_bytes(b, value, dtype), err);
         if (s >= 0) {
             b->storages[s].data = v->data;
@@ -219,7 +219,7 @@ static int need_constant(struct hapi_dnn *b, int value, enum hapi_dtype dtype, e
         if (hapi_dnn_md(&v->shape, v->dtype, HAPI_LAYOUT_PLAIN, 0, &from) ||
             hapi_dnn_md(&v->shape, dtype, layout, 0, &to))
             return hapi_dnn_fail(b, dnnl_invalid_arguments, "cannot describe a constant", err);
-        s = hapi_dnn_weight(b, v->data, &from, &to, err);
+        s = hapi_dnn_weight(b, v->data, v->raw, &from, &to, err);
     }
     return s < 0 ? s : rep_add(b, value, dtype, layout, s, err);
 }

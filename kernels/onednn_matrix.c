@@ -24,8 +24,10 @@ static const void *scaled(struct hapi_dnn *b, int value, float factor)
     int64_t n = hapi_ref_count(&v->shape);
     float *p = hapi_arena_array(b->mem, (size_t)n + 1, sizeof *p);
 
+    if (p)
+        memcpy(p, v->data, (size_t)n * sizeof *p);
     for (int64_t i = 0; p && i < n; i++)
-        p[i] = ((const float *)v->data)[i] * factor;
+        p[i] *= factor;
     return p;
 }
 
@@ -35,7 +37,7 @@ static int operand(struct hapi_dnn *b, int value, float factor, const dnnl_memor
     if (factor == 1)
         return hapi_dnn_weight_of(b, value, from, to, err);
     const void *p = scaled(b, value, factor);
-    return p ? hapi_dnn_weight(b, p, from, to, err)
+    return p ? hapi_dnn_weight(b, p, false, from, to, err)
              : hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for weights");
 }
 

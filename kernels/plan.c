@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels_ops.h"
+#include "model.h"
 
 #if HAPI_HAVE_ONEDNN
 #include <dnnl.h>
@@ -204,6 +205,12 @@ static bool edges_batch_first(const struct hapi_graph *g)
     return g->n_inputs > 0;
 }
 
+static int graph_bind(struct hapi_graph **g, struct hapi_model *m, const struct hapi_plan_spec *spec,
+                      const struct hapi_backend_ops *ops, struct hapi_err *err)
+{
+    return ops->copies ? hapi_graph_bind_raw(g, m, spec, err) : hapi_graph_bind(g, m, spec, err);
+}
+
 /* How many samples to run at a time. Each run reads all weights once: weights / tile bytes a sample. What of
  * a tile's activations does not fit the cache moves through memory as well. The least of the two wins
  * (MobileNets take one or two images, AlexNet with its 244 MB of weights the whole batch), and the arena is
@@ -223,7 +230,7 @@ static int64_t tile_choose(struct hapi_model *m, const struct hapi_plan_spec *sp
     if (!ops->tiled || spec->batch < 2 || spec->n_bind || spec->plain_io)
         return tile;
     one.batch = 1;
-    if (hapi_graph_bind(&g, m, &one, NULL))
+    if (graph_bind(&g, m, &one, ops, NULL))
         return tile;
     if (edges_batch_first(g) && !ops->compile(&b, g, &one, NULL, NULL)) {
         double made = made_bytes(g);
@@ -252,7 +259,7 @@ static int tile_bind(struct hapi_graph **g, int64_t *tiles, struct hapi_model *m
 
     part.batch = tile_choose(m, spec, ops);
     *tiles = part.batch ? spec->batch / part.batch : 1;
-    return hapi_graph_bind(g, m, &part, err);
+    return graph_bind(g, m, &part, ops, err);
 }
 
 /* ------------------------------------------------------------------ plans */
@@ -307,6 +314,7 @@ int hapi_plan_memory_query(struct hapi_model *m, const struct hapi_plan_spec *sp
     if (b)
         ops->free(b);
     hapi_graph_free(g);
+    hapi_model_drop_source(m);
     return rc;
 }
 
@@ -340,6 +348,7 @@ int hapi_plan_new(struct hapi_plan **out, struct hapi_model *m, const struct hap
         goto fail;
     }
     rc = ops->compile(&p->backend, p->g, spec, &p->store->weights, err);
+    hapi_model_drop_source(m);
     if (rc)
         goto fail;
     *out = p;
