@@ -7,11 +7,13 @@
 #include <string.h>
 
 #include "cuts.h"
+#include "fuse.h"
 
-/* The values alive, and how many of them no cut may have: inputs of the model, and what is not batch-first.
- */
+/* The values alive, and how many of them no cut may have: inputs of the model, what is not batch-first, and
+ * what is inside of an activation. */
 struct frontier {
     int *members, *at; /* at[value]: its place in members, or -1 */
+    const bool *inside;
     size_t n, unfit;
 };
 
@@ -28,16 +30,35 @@ static int no_memory(struct hapi_err *err)
     return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for the list of cuts");
 }
 
-static bool fit(const struct hapi_graph *g, int v)
+/* inside[v]: made within an activation that is written in several nodes. A cut there would give other bits,
+ * since the whole is one kernel; before and after it there are cuts enough. NULL without memory. */
+static bool *mark_inside(const struct hapi_graph *g, struct hapi_arena *arena, struct hapi_err *err)
 {
-    return g->values[v].producer >= 0 && g->values[v].batch_first && hapi_cuts_is_float(g->values[v].dtype);
+    bool *inside = hapi_arena_array(arena, g->n_values, sizeof *inside);
+    struct hapi_step *steps;
+    size_t n = 0;
+
+    if (!inside || hapi_fuse(g, arena, &steps, &n, err))
+        return NULL;
+    for (size_t i = 0; i < n; i++) {
+        int nodes = steps[i].act.kind == HAPI_ACT_GELU ? 5 : steps[i].act.kind == HAPI_ACT_SWISH ? 2 : 1;
+        for (int k = 1; k < nodes && k < steps[i].n_nodes; k++)
+            inside[steps[i].nodes[steps[i].n_nodes - 1 - k]->out[0]] = true;
+    }
+    return inside;
+}
+
+static bool fit(const struct frontier *f, const struct hapi_graph *g, int v)
+{
+    return g->values[v].producer >= 0 && g->values[v].batch_first && hapi_cuts_is_float(g->values[v].dtype) &&
+           !f->inside[v];
 }
 
 static void frontier_add(struct frontier *f, const struct hapi_graph *g, int v)
 {
     f->at[v] = (int)f->n;
     f->members[f->n++] = v;
-    f->unfit += !fit(g, v);
+    f->unfit += !fit(f, g, v);
 }
 
 static void frontier_remove(struct frontier *f, const struct hapi_graph *g, int v)
@@ -47,7 +68,7 @@ static void frontier_remove(struct frontier *f, const struct hapi_graph *g, int 
     f->members[f->at[v]] = last;
     f->at[last] = f->at[v];
     f->at[v] = -1;
-    f->unfit -= !fit(g, v);
+    f->unfit -= !fit(f, g, v);
 }
 
 /* Whether a cut after node n says something that the one before it does not. */
@@ -121,10 +142,11 @@ static int sweep(struct hapi_cuts *c, uint32_t max_tensors, const bool *dynamic,
     const struct hapi_graph *g = c->g;
     int *left = hapi_arena_array(c->arena, g->n_values, sizeof *left);
     struct frontier f = {.members = hapi_arena_array(c->arena, g->n_values, sizeof *f.members),
-                         .at = hapi_arena_array(c->arena, g->n_values, sizeof *f.at)};
+                         .at = hapi_arena_array(c->arena, g->n_values, sizeof *f.at),
+                         .inside = mark_inside(g, c->arena, err)};
     int rc = 0;
 
-    if (!left || !f.members || !f.at)
+    if (!left || !f.members || !f.at || !f.inside)
         return no_memory(err);
     for (size_t i = 0; i < g->n_values; i++) {
         left[i] = g->values[i].n_uses;

@@ -118,9 +118,11 @@ enum { HAPI_CUT_TENSORS_MAX = 64, HAPI_CUTS_ALL_MAX = 16384 };
 int hapi_model_cuts(struct hapi_model *m, const struct hapi_cut **out, size_t *n, struct hapi_err *err);
 /* The same with the cuts of up to max_tensors (1..64) tensors: for each node, in the model's topological
  * order, what is alive after it, if all of it may be in a cut and the node does more than rename or reshape.
- * A cut of several tensors is named after that node and the number of the others ("layer1.0.conv1+1"). The
- * list is borrowed until the next call with another max_tensors. Errors: HAPI_EINVAL, HAPI_ETOOBIG (more than
- * 16,384 cuts), and as above. */
+ * Inside of an activation that is written in several nodes (GELU, SiLU) nothing is listed: it runs as one
+ * kernel, and its parts would give other bits; hapi_model_cut_find() takes such a set all the same. A cut of
+ * several tensors is named after its node and the number of the others ("layer1.0.conv1+1"). The list is
+ * borrowed until the next call with another max_tensors. Errors: HAPI_EINVAL, HAPI_ETOOBIG (more than 16,384
+ * cuts), and as above. */
 int hapi_model_cuts_all(struct hapi_model *m, uint32_t max_tensors, const struct hapi_cut **out, size_t *n,
                         struct hapi_err *err);
 /* A cut by its id, or one made of the tensor names (in any order); HAPI_ENOENT names the nearest existing

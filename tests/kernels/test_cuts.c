@@ -138,6 +138,41 @@ static void all__residual__has_what_is_alive_after_each_node(void)
     hapi_model_close(m);
 }
 
+static void scalar(struct build *b, const char *name, float v)
+{
+    build_initializer(b, name, ONNX_F32, 0, NULL, &v, sizeof v);
+}
+
+static void all__inside_of_a_gelu_or_silu__has_nothing(void)
+{
+    static const char *const expected[] = {"a", "gelu", "silu", "y"};
+    struct build b = {0};
+    const struct hapi_cut *cuts, *found;
+    size_t n = 0;
+
+    INPUT(&b, "x", -1, 4);
+    OUTPUT(&b, "y");
+    scalar(&b, "root", 1.41421356F);
+    scalar(&b, "one", 1);
+    scalar(&b, "half", 0.5F);
+    build_node(&b, "Neg", "", "x", "a");
+    build_node(&b, "Div", "", "a,root", "g1");
+    build_node(&b, "Erf", "", "g1", "g2");
+    build_node(&b, "Add", "", "g2,one", "g3");
+    build_node(&b, "Mul", "", "a,g3", "g4");
+    build_node(&b, "Mul", "", "g4,half", "gelu");
+    build_node(&b, "Sigmoid", "", "gelu", "s1");
+    build_node(&b, "Mul", "", "gelu,s1", "silu");
+    build_node(&b, "Neg", "", "silu", "y");
+    struct hapi_model *m = from_build(&b);
+    REQUIRE(!hapi_model_cuts_all(m, HAPI_CUT_TENSORS_MAX, &cuts, &n, &err));
+    CHECK(n == sizeof expected / sizeof *expected);
+    for (size_t i = 0; i < n && i < sizeof expected / sizeof *expected; i++)
+        CHECKF(!strcmp(cuts[i].id, expected[i]), "%s", cuts[i].id);
+    CHECK(!hapi_model_cut_find(m, "a,g3", &found, &err) && found->n_tensors == 2);
+    hapi_model_close(m);
+}
+
 /* Residual blocks of two nodes: a cut after each of 2 * n. */
 static struct hapi_model *long_chain(int n)
 {
@@ -452,6 +487,7 @@ int main(void)
     CASE(listing__two_inputs_and_outputs__need_all_paths);
     CASE(listing__names_that_repeat__are_told_apart);
     CASE(all__residual__has_what_is_alive_after_each_node);
+    CASE(all__inside_of_a_gelu_or_silu__has_nothing);
     CASE(all__of_100000_nodes__is_bounded);
     CASE(find__sets_of_tensors__must_separate);
     CASE(find__any_id__costs_bounded_memory);
