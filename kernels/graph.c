@@ -531,10 +531,10 @@ static int bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi
     return 0;
 }
 
-/* Without flags (a model that binds at its own batch only) no value is said to be batch-first. */
-static int bind_whole(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
-                      bool raw, struct hapi_err *err)
+int hapi_graph_bind_raw(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
+                        bool raw, struct hapi_err *err)
 {
+    /* Without flags (a model that binds at its own batch only) no value is said to be batch-first. */
     if (spec->batch && !spec->n_bind)
         hapi_model_flags(m, NULL);
     return bind(out, m, spec, false, raw, err);
@@ -543,13 +543,7 @@ static int bind_whole(struct hapi_graph **out, struct hapi_model *m, const struc
 int hapi_graph_bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
                     struct hapi_err *err)
 {
-    return bind_whole(out, m, spec, false, err);
-}
-
-int hapi_graph_bind_raw(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
-                        struct hapi_err *err)
-{
-    return bind_whole(out, m, spec, true, err);
+    return hapi_graph_bind_raw(out, m, spec, false, err);
 }
 
 int hapi_graph_shapes(struct hapi_graph **out, struct hapi_model *m, const char *keep, struct hapi_err *err)

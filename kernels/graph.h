@@ -91,10 +91,10 @@ struct hapi_graph {
  * Dropout and empty Pads removed, constants folded; a tensor that the spec names survives every fold. */
 int hapi_graph_bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
                     struct hapi_err *err);
-/* The same, for a back end that copies large constants itself: those of f32 that need no folding are `raw`,
- * so that they are in memory twice for no longer than it takes. */
+/* The same; with raw, for a back end that copies large constants itself: those of f32 that need no folding
+ * are `raw`, so that they are in memory twice for no longer than it takes. */
 int hapi_graph_bind_raw(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
-                        struct hapi_err *err);
+                        bool raw, struct hapi_err *err);
 void hapi_graph_free(struct hapi_graph *g);
 
 const struct hapi_attr *hapi_node_attr(const struct hapi_node *n, const char *name); /* or NULL */

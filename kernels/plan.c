@@ -205,12 +205,6 @@ static bool edges_batch_first(const struct hapi_graph *g)
     return g->n_inputs > 0;
 }
 
-static int graph_bind(struct hapi_graph **g, struct hapi_model *m, const struct hapi_plan_spec *spec,
-                      const struct hapi_backend_ops *ops, struct hapi_err *err)
-{
-    return ops->copies ? hapi_graph_bind_raw(g, m, spec, err) : hapi_graph_bind(g, m, spec, err);
-}
-
 /* How many samples to run at a time. Each run reads all weights once: weights / tile bytes a sample. What of
  * a tile's activations does not fit the cache moves through memory as well. The least of the two wins
  * (MobileNets take one or two images, AlexNet with its 244 MB of weights the whole batch), and the arena is
@@ -230,7 +224,7 @@ static int64_t tile_choose(struct hapi_model *m, const struct hapi_plan_spec *sp
     if (!ops->tiled || spec->batch < 2 || spec->n_bind || spec->plain_io)
         return tile;
     one.batch = 1;
-    if (graph_bind(&g, m, &one, ops, NULL))
+    if (hapi_graph_bind_raw(&g, m, &one, ops->copies, NULL))
         return tile;
     if (edges_batch_first(g) && !ops->compile(&b, g, &one, NULL, NULL)) {
         double made = made_bytes(g);
@@ -259,7 +253,7 @@ static int tile_bind(struct hapi_graph **g, int64_t *tiles, struct hapi_model *m
 
     part.batch = tile_choose(m, spec, ops);
     *tiles = part.batch ? spec->batch / part.batch : 1;
-    return graph_bind(g, m, &part, ops, err);
+    return hapi_graph_bind_raw(g, m, &part, ops->copies, err);
 }
 
 /* ------------------------------------------------------------------ plans */

@@ -1,5 +1,7 @@
 /* Back end `onednn` against the plain loops, and the promises about bits: a sample's f32 features are the
  * same whatever the micro-batch, and a prefix and a suffix make the whole. */
+#include <unistd.h>
+
 #include "check.h"
 #include "networks.h"
 
@@ -229,8 +231,75 @@ static void plan__outputs_that_are_inputs_or_read_on__are_right(void)
     hapi_model_close(m);
 }
 
+/* Weights that go from the file in pieces, wherever they begin in it: in both orders of a product, of a
+ * convolution, with rows that make no whole number of pieces, and as an operand that no kernel reorders. */
+static struct hapi_model *large_weights(const char *path, size_t shift)
+{
+    char name[16] = "wA______";
+    struct hapi_err err = {0};
+    struct build b = {0};
+    struct hapi_model *m;
+    size_t size;
+
+    name[2 + shift] = '\0'; /* a longer name moves what follows */
+    INPUT(&b, "x", -1, 32, 8, 8);
+    OUTPUT(&b, "y");
+    WEIGHTS(&b, "conv", 1500, 32, 8, 8);
+    WEIGHTS(&b, name, 1003, 1500);
+    WEIGHTS(&b, "wBB", 1003, 300);
+    WEIGHTS(&b, "added", 1, 17000);
+    WEIGHTS(&b, "wide", 300, 17000);
+    build_node(&b, "Conv", "", "x,conv", "c");
+    build_node(&b, "Flatten", "", "c", "f");
+    build_int(&b, "transB", 1);
+    char in[32];
+    snprintf(in, sizeof in, "f,%s", name);
+    build_node(&b, "Gemm", "", in, "g");
+    build_node(&b, "MatMul", "", "g,wBB", "h");
+    build_node(&b, "MatMul", "", "h,wide", "i");
+    build_node(&b, "Mul", "", "i,added", "y");
+    void *bytes = build_finish(&b, 8, 17, &size);
+    if (!path) {
+        REQUIRE(!hapi_model_from_bytes(&m, bytes, size, NULL, &err));
+        return m;
+    }
+    FILE *f = fopen(path, "wb");
+    REQUIRE(f && fwrite(bytes, size, 1, f) == 1 && !fclose(f));
+    free(bytes);
+    REQUIRE(!hapi_model_open(&m, path, NULL, &err));
+    return m;
+}
+
+static void weights__from_the_file_in_pieces__are_the_same(void)
+{
+    char path[] = "/tmp/hapi-weights-XXXXXX";
+    int fd = mkstemp(path);
+    float *x = net_input(3 * 32 * 64, 5);
+
+    REQUIRE(fd >= 0 && !close(fd));
+    for (size_t shift = 0; shift < 5; shift++) {
+        struct hapi_model *m = large_weights(shift < 4 ? path : NULL, shift);
+        struct hapi_plan_spec spec = {.batch = 3, .dtype = HAPI_F32, .backend = "onednn"};
+        float *first = features(m, &spec, x, 3);
+        spec.batch = 1;
+        float *one = features(m, &spec, x, 3);
+        spec.backend = "ref"; /* its constants are aligned copies of the same bytes */
+        float *want = features(m, &spec, x, 3);
+        CHECKF(net_nmse(first, want, 3 * 17000) < 1e-11, "shift %zu: %g", shift,
+               net_nmse(first, want, 3 * 17000));
+        CHECKF(net_nmse(one, want, 3 * 17000) < 1e-11, "shift %zu", shift);
+        free(first);
+        free(one);
+        free(want);
+        hapi_model_close(m);
+    }
+    free(x);
+    unlink(path);
+}
+
 int main(void)
 {
+    CASE(weights__from_the_file_in_pieces__are_the_same);
     CASE(numeric_class__names_isa_and_library);
     CASE(all_networks__against_ref__agree);
     CASE(f32__micro_batches_1_3_5_8_32__same_bits);
