@@ -95,7 +95,8 @@ static int vector_of(struct hapi_dnn *b, const float *p, int64_t n, struct hapi_
     dnnl_dims_t dims = {n};
     dnnl_status_t s = dnnl_memory_desc_init_by_tag(&md, 1, dims, dnnl_f32, dnnl_a);
 
-    return s ? hapi_dnn_fail(b, s, "cannot describe a vector", err) : hapi_dnn_weight(b, p, &md, &md, err);
+    return s ? hapi_dnn_fail(b, s, "cannot describe a vector", err)
+             : hapi_dnn_weight(b, p, false, &md, &md, err);
 }
 
 int hapi_dnn_vector_act(struct hapi_dnn *b, int x_rep, int y_rep, const struct hapi_act *act,
@@ -138,7 +139,7 @@ static int batch_norm_lines(struct hapi_dnn *b, int *scale, int *shift, struct h
         return no_memory(err);
     for (int i = 1; i < 5; i++) {
         const struct hapi_value *v = &b->g->values[n->in[i]];
-        if (!v->data || v->dtype != HAPI_F32 || hapi_ref_count(&v->shape) != c)
+        if (!v->data || v->raw || v->dtype != HAPI_F32 || hapi_ref_count(&v->shape) != c)
             return HAPI_DNN_NONE;
         p[i] = v->data;
     }
