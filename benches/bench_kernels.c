@@ -33,7 +33,9 @@ static const char help[] =
     "  --bare            also the sum of the bare oneDNN primitives: those of --stock, each timed alone\n"
     "  --layers          also each kernel of the plan, with its time within a run\n"
     "  --seconds S       how long to time (default: 2)\n"
-    "  --paced           for drivers: one round of S seconds and its report for each line of standard input\n"
+    "  --paced           for drivers: one round of S seconds and its report for each line of standard input; "
+    "a\n"
+    "                    line that is a number changes the micro-batch first\n"
     "  --json            one line of JSON for each report\n"
     "  --help\n";
 
@@ -181,8 +183,8 @@ static int measure(struct subject *s, struct subject *bare, const struct options
     }
     if (!rc && o->layers) {
         r->n_layers = hapi_plan_kernels(s->plan);
-        if (!r->layers)
-            r->layers = calloc(r->n_layers + 1, sizeof *r->layers);
+        free(r->layers);
+        r->layers = calloc(r->n_layers + 1, sizeof *r->layers);
         rc = r->layers ? kernels(s, true, LAYER_RUNS, &sum, r->layers, err)
                        : hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for %zu kernels", r->n_layers);
         if (!rc)
@@ -275,6 +277,55 @@ static bool print(const struct options *o, const struct subject *s, const struct
 
 /* ------------------------------------------------------------------ the command */
 
+static bool micro_batch_parse(struct options *o, const char *text)
+{
+    char *end;
+
+    o->spec.batch = strtoll(text, &end, 10);
+    return end > text && !*end && o->spec.batch >= 1 && o->spec.batch <= 1 << 20;
+}
+
+static bool seconds_parse(struct options *o, const char *text)
+{
+    char *end;
+
+    o->seconds = strtod(text, &end);
+    return end > text && !*end && o->seconds >= 0 && o->seconds <= 3600;
+}
+
+/* One option; what is wrong with it, or NULL. */
+static const char *option_take(struct options *o, int c, const char *value)
+{
+    switch (c) {
+    case 'm':
+        o->model = value;
+        return NULL;
+    case 'n':
+        return micro_batch_parse(o, value) ? NULL : "--micro-batch is not a number from 1 on";
+    case 'd':
+        o->spec.dtype = hapi_dtype_from_name(value);
+        return NULL;
+    case 'f':
+        o->spec.from = value;
+        return NULL;
+    case 't':
+        o->spec.to = value;
+        return NULL;
+    case 'b':
+        o->spec.backend = value;
+        return NULL;
+    case 's':
+        return seconds_parse(o, value) ? NULL : "--seconds is not a number from 0 to 3600";
+    default:
+        *(c == 'S'   ? &o->spec.stock
+          : c == 'B' ? &o->bare
+          : c == 'l' ? &o->layers
+          : c == 'p' ? &o->paced
+                     : &o->json) = true;
+        return NULL;
+    }
+}
+
 /* 0, or an exit code plus one. */
 static int parse(struct options *o, int argc, char **argv)
 {
@@ -287,63 +338,52 @@ static int parse(struct options *o, int argc, char **argv)
         {"paced", no_argument, NULL, 'p'},         {"json", no_argument, NULL, 'j'},
         {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
     const char *wrong = NULL;
-    char none = 0, *end = &none;
     int c;
 
     *o = (struct options){.spec = {.batch = 8, .dtype = HAPI_F32, .backend = "onednn"}, .seconds = 2};
     while (!wrong && (c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        switch (c) {
-        case 'm':
-            o->model = optarg;
-            break;
-        case 'n':
-            o->spec.batch = strtoll(optarg, &end, 10);
-            wrong =
-                *end || o->spec.batch < 1 || o->spec.batch > 1 << 20 ? "--micro-batch: not a number" : NULL;
-            break;
-        case 'd':
-            o->spec.dtype = hapi_dtype_from_name(optarg);
-            break;
-        case 'f':
-            o->spec.from = optarg;
-            break;
-        case 't':
-            o->spec.to = optarg;
-            break;
-        case 'b':
-            o->spec.backend = optarg;
-            break;
-        case 's':
-            o->seconds = strtod(optarg, &end);
-            wrong = *end || !(o->seconds >= 0 && o->seconds <= 3600) ? "--seconds: not from 0 to 3600" : NULL;
-            break;
-        case 'S':
-            o->spec.stock = true;
-            break;
-        case 'B':
-            o->bare = true;
-            break;
-        case 'l':
-            o->layers = true;
-            break;
-        case 'p':
-            o->paced = true;
-            break;
-        case 'j':
-            o->json = true;
-            break;
-        case 'h':
+        if (c == 'h') {
             fputs(help, stdout);
             return BENCH_OK + 1;
-        default:
-            return BENCH_USAGE + 1; /* getopt has said it */
         }
+        if (c == '?')
+            return BENCH_USAGE + 1; /* getopt has said it */
+        wrong = option_take(o, c, optarg);
     }
     if (!wrong && (optind != argc || !o->model))
         wrong = o->model ? "too many arguments" : "no --model given";
     if (wrong)
         fprintf(stderr, "hapi-bench kernels: %s (see hapi-bench kernels --help)\n", wrong);
     return wrong ? BENCH_USAGE + 1 : 0;
+}
+
+/* Ours and the bare one at the micro-batch of the options. */
+static int subjects_make(struct subject *s, struct subject *bare, struct hapi_model *m,
+                         const struct options *o, struct hapi_err *err)
+{
+    struct hapi_plan_spec stock = o->spec;
+    int rc;
+
+    stock.stock = true;
+    subject_fini(bare);
+    subject_fini(s);
+    memset(bare, 0, sizeof *bare);
+    rc = subject_init(s, m, &o->spec, err);
+    return rc || !o->bare ? rc : subject_init(bare, m, &stock, err);
+}
+
+/* Waits for the next line: false at the end of input. *changed: it names another micro-batch. */
+static bool paced(struct options *o, bool *changed)
+{
+    char line[64], *end;
+
+    if (!fgets(line, sizeof line, stdin))
+        return false;
+    long n = strtol(line, &end, 10);
+    *changed = end > line && n >= 1 && n <= 1 << 20 && n != o->spec.batch;
+    if (*changed)
+        o->spec.batch = n;
+    return true;
 }
 
 int bench_kernels(int argc, char **argv)
@@ -353,22 +393,20 @@ int bench_kernels(int argc, char **argv)
     struct hapi_err err = {0};
     struct hapi_model *m = NULL;
     struct options o;
-    char line[64];
+    bool changed = false;
     int rc = parse(&o, argc, argv);
 
     if (rc)
         return rc - 1;
-    struct hapi_plan_spec stock = o.spec;
-    stock.stock = true;
     rc = hapi_model_open(&m, o.model, NULL, &err);
     if (!rc)
-        rc = subject_init(&s, m, &o.spec, &err);
-    if (!rc && o.bare)
-        rc = subject_init(&bare, m, &stock, &err);
+        rc = subjects_make(&s, &bare, m, &o, &err);
     if (!rc && o.paced && (puts("ready") < 0 || fflush(stdout)))
         rc = hapi_err_set(&err, HAPI_ESYS, 0, "nobody reads");
-    while (!rc && (!o.paced || fgets(line, sizeof line, stdin))) {
-        rc = measure(&s, &bare, &o, &r, &err);
+    while (!rc && (!o.paced || paced(&o, &changed))) {
+        rc = changed ? subjects_make(&s, &bare, m, &o, &err) : 0;
+        if (!rc)
+            rc = measure(&s, &bare, &o, &r, &err);
         if (!rc && !print(&o, &s, &r))
             rc = hapi_err_set(&err, HAPI_ESYS, 0, "cannot write the report");
         if (!o.paced)
