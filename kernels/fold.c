@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "model.h"
+#include "resample.h"
 
 static int no_memory(struct hapi_binding *b)
 {
@@ -109,12 +110,14 @@ uint64_t hapi_node_flops(const struct hapi_graph *g, const struct hapi_node *n)
     const struct hapi_value *a, *b;
     uint64_t out, depth = 1;
 
-    if (n->op != HAPI_OP_Conv && n->op != HAPI_OP_Gemm && n->op != HAPI_OP_MatMul)
+    if (n->op != HAPI_OP_Conv && n->op != HAPI_OP_ConvTranspose && n->op != HAPI_OP_Gemm &&
+        n->op != HAPI_OP_MatMul)
         return 0;
     a = &g->values[n->in[0]];
     b = &g->values[n->in[1]];
-    out = elements(&g->values[n->out[0]]);
-    if (n->op == HAPI_OP_Conv)
+    /* Each element of a ConvTranspose's input goes to (M/group) * kernel of the output. */
+    out = elements(n->op == HAPI_OP_ConvTranspose ? a : &g->values[n->out[0]]);
+    if (n->op == HAPI_OP_Conv || n->op == HAPI_OP_ConvTranspose)
         for (int i = 1; i < b->shape.rank; i++)
             depth = times(depth, (uint64_t)b->shape.dim[i]);
     else if (n->op == HAPI_OP_Gemm)
@@ -136,7 +139,11 @@ static uint64_t cost(const struct hapi_binding *b, const struct hapi_node *n)
             return UINT64_MAX;
     }
     if ((n->op == HAPI_OP_MaxPool || n->op == HAPI_OP_AveragePool) && !hapi_window_of(b->g, n, &w, NULL))
-        sum = times(sum, times((uint64_t)w.kernel[0], (uint64_t)w.kernel[1]));
+        sum = times(sum, times((uint64_t)w.kernel[0], times((uint64_t)w.kernel[1], (uint64_t)w.kernel[2])));
+    if (n->op == HAPI_OP_LRN)
+        sum = times(sum, (uint64_t)hapi_node_int(n, "size", 1));
+    if (n->op == HAPI_OP_Resize || n->op == HAPI_OP_Upsample)
+        sum = times(sum, hapi_resize_work(b->g, n));
     return sum;
 }
 
@@ -178,6 +185,17 @@ static int evaluate(struct hapi_binding *b, const struct hapi_node *n)
     return 1;
 }
 
+static int fold_size(struct hapi_binding *b, const struct hapi_node *n)
+{
+    int64_t *count = hapi_arena_array(b->g->arena, 1, sizeof *count);
+
+    if (!count)
+        return no_memory(b);
+    *count = (int64_t)elements(&b->g->values[n->in[0]]);
+    b->g->values[n->out[0]].data = count;
+    return 1;
+}
+
 /* A Shape needs no data, and its result is copied out here: the evaluator is for values. */
 static int fold_shape(struct hapi_binding *b, const struct hapi_node *n)
 {
@@ -202,6 +220,8 @@ int hapi_fold_node(struct hapi_binding *b, struct hapi_node *n)
         return fold_identity(b, n);
     if (n->op == HAPI_OP_Shape)
         return fold_shape(b, n);
+    if (n->op == HAPI_OP_Size)
+        return fold_size(b, n);
     if (n->op == HAPI_OP_Constant && n->attrs[0].type == HAPI_ATTR_TENSOR) {
         b->tensor_of[n->out[0]] = b->tensor_of[n->attrs[0].value];
         b->g->values[n->out[0]].data = b->g->values[n->attrs[0].value].data;

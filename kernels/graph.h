@@ -104,16 +104,22 @@ float hapi_node_float(const struct hapi_node *n, const char *name, float otherwi
 size_t hapi_node_ints(const struct hapi_node *n, const char *name, int64_t *out, size_t max);
 const char *hapi_op_name(enum hapi_op_kind op);
 
-/* Geometry of Conv and the pools, with auto_pad, ceil_mode and defaults resolved; 1-D is handled as 2-D with
- * height 1. Used by shape inference, ref and onednn alike, so that they cannot disagree. */
+/* Geometry of Conv, ConvTranspose and the pools, with auto_pad, ceil_mode and defaults resolved. [0] is the
+ * height, [1] the width, [2] the depth (which comes first in (N,C,D,H,W)); 1-D is handled as 2-D with height
+ * 1, 2-D as 3-D with depth 1. Used by shape inference, ref and onednn alike, so that they cannot disagree.
+ * Pads of ConvTranspose may be negative: more output at that side. */
+enum { HAPI_SPATIAL = 3 };
 struct hapi_window {
-    int64_t kernel[2], stride[2], dilation[2], pad_begin[2], pad_end[2];
-    int64_t in[2], out[2]; /* spatial */
+    int64_t kernel[HAPI_SPATIAL], stride[HAPI_SPATIAL], dilation[HAPI_SPATIAL], pad_begin[HAPI_SPATIAL],
+        pad_end[HAPI_SPATIAL];
+    int64_t in[HAPI_SPATIAL], out[HAPI_SPATIAL];
     int64_t group;
     bool ceil_mode, count_include_pad;
 };
 int hapi_window_of(const struct hapi_graph *g, const struct hapi_node *n, struct hapi_window *out,
                    struct hapi_err *err);
+/* Output size of spatial dim i, in the order of the tensor's dims, of `spatial`. */
+int64_t hapi_window_out(const struct hapi_window *w, int i, int spatial);
 
 /* Evaluates one node on plain dense buffers: the truth (ref.c). Used by constant folding and by back end
  * `ref`. in[i] may be NULL for an input left out. */

@@ -107,7 +107,7 @@ struct hapi_cut {
     uint32_t n_tensors;
     const struct hapi_tensor_desc *tensors; /* at batch 1 */
     uint64_t bytes_f32;                     /* of all tensors, one sample, f32 */
-    uint64_t flops;  /* 2 x multiply-adds of Conv, Gemm, MatMul before it, one sample */
+    uint64_t flops;  /* 2 x multiply-adds of Conv, ConvTranspose, Gemm, MatMul before it, one sample */
     uint64_t params; /* elements of the initializers used before it */
 };
 

@@ -91,7 +91,7 @@ int hapi_fold_batchnorm(struct hapi_binding *b);
  * tensors no fold may remove. */
 int hapi_graph_shapes(struct hapi_graph **out, struct hapi_model *m, const char *keep, struct hapi_err *err);
 
-/* 2 x multiply-adds of a Conv, Gemm or MatMul; 0 for other ops; saturates. */
+/* 2 x multiply-adds of a Conv, ConvTranspose, Gemm or MatMul; 0 for other ops; saturates. */
 uint64_t hapi_node_flops(const struct hapi_graph *g, const struct hapi_node *n);
 
 #endif

@@ -26,11 +26,14 @@ hapi_ref_fn hapi_ref_unary, hapi_ref_binary, hapi_ref_variadic, hapi_ref_compare
     hapi_ref_where, hapi_ref_clip, hapi_ref_prelu, hapi_ref_cast;
 hapi_ref_fn hapi_ref_conv, hapi_ref_pool;
 hapi_ref_fn hapi_ref_gemm, hapi_ref_matmul;
-hapi_ref_fn hapi_ref_softmax, hapi_ref_layer_norm, hapi_ref_batch_norm, hapi_ref_reduce;
+hapi_ref_fn hapi_ref_softmax, hapi_ref_layer_norm, hapi_ref_batch_norm, hapi_ref_channel_norm, hapi_ref_lrn,
+    hapi_ref_reduce, hapi_ref_arg;
 hapi_ref_fn hapi_ref_same, hapi_ref_dropout, hapi_ref_transpose, hapi_ref_slice, hapi_ref_expand,
     hapi_ref_concat, hapi_ref_split, hapi_ref_gather, hapi_ref_pad;
 hapi_ref_fn hapi_ref_constant, hapi_ref_constant_of_shape, hapi_ref_shape, hapi_ref_range,
-    hapi_ref_scatter_nd;
+    hapi_ref_scatter_nd, hapi_ref_size;
+hapi_ref_fn hapi_ref_tile, hapi_ref_depth_to_space, hapi_ref_gather_elements, hapi_ref_gather_nd,
+    hapi_ref_scatter_elements, hapi_ref_trilu, hapi_ref_cum_sum, hapi_ref_resize;
 
 int hapi_ref_fail(const struct hapi_ref_call *c, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
@@ -74,6 +77,13 @@ void hapi_ref_walk_next(struct hapi_ref_walk *w);
 /* dst (dense, shape s) from src[sum of index * stride], stride in elements of `size` bytes (1, 2, 4, 8). */
 void hapi_ref_copy_strided(void *dst, const struct hapi_shape *s, const void *src, const int64_t *stride,
                            size_t size);
+
+/* How a scatter joins an update with what is there, by the node's `reduction`; element `at` of c->out[0]
+ * takes element `from` of c->in[2]. (ref_data.c) */
+enum hapi_ref_reduction { HAPI_REF_REPLACE, HAPI_REF_ADD, HAPI_REF_MUL, HAPI_REF_MAX, HAPI_REF_MIN };
+enum hapi_ref_reduction hapi_ref_reduction_of(const struct hapi_node *n);
+void hapi_ref_update(const struct hapi_ref_call *c, enum hapi_dtype d, int64_t at, int64_t from,
+                     enum hapi_ref_reduction how);
 
 /* Axis at which opset < 7 broadcasting puts the second operand, or -1 for today's rule. */
 int hapi_ref_legacy_axis(const struct hapi_ref_call *c, const struct hapi_shape *a,

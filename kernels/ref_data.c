@@ -74,32 +74,50 @@ int hapi_ref_range(const struct hapi_ref_call *c)
     return HAPI_OK;
 }
 
-enum reduction { REDUCE_NONE, REDUCE_ADD, REDUCE_MUL, REDUCE_MAX, REDUCE_MIN };
-
-static void update_f(void *o, enum hapi_dtype d, int64_t at, double v, enum reduction how)
+static void update_f(void *o, enum hapi_dtype d, int64_t at, double v, enum hapi_ref_reduction how)
 {
     double old = hapi_ref_get_f(o, d, at);
 
-    if (how == REDUCE_ADD)
+    if (how == HAPI_REF_ADD)
         v += old;
-    else if (how == REDUCE_MUL)
+    else if (how == HAPI_REF_MUL)
         v *= old;
-    else if ((how == REDUCE_MAX && old > v) || (how == REDUCE_MIN && old < v))
+    else if ((how == HAPI_REF_MAX && old > v) || (how == HAPI_REF_MIN && old < v))
         v = old;
     hapi_ref_put_f(o, d, at, v);
 }
 
-static void update_i(void *o, enum hapi_dtype d, int64_t at, int64_t v, enum reduction how)
+static void update_i(void *o, enum hapi_dtype d, int64_t at, int64_t v, enum hapi_ref_reduction how)
 {
     int64_t old = hapi_ref_get_i(o, d, at);
 
-    if (how == REDUCE_ADD)
+    if (how == HAPI_REF_ADD)
         v = (int64_t)((uint64_t)v + (uint64_t)old);
-    else if (how == REDUCE_MUL)
+    else if (how == HAPI_REF_MUL)
         v = (int64_t)((uint64_t)v * (uint64_t)old);
-    else if ((how == REDUCE_MAX && old > v) || (how == REDUCE_MIN && old < v))
+    else if ((how == HAPI_REF_MAX && old > v) || (how == HAPI_REF_MIN && old < v))
         v = old;
     hapi_ref_put_i(o, d, at, v);
+}
+
+enum hapi_ref_reduction hapi_ref_reduction_of(const struct hapi_node *n)
+{
+    static const char *const names[] = {"none", "add", "mul", "max", "min"};
+    const struct hapi_attr *a = hapi_node_attr(n, "reduction");
+
+    for (int i = 0; a && a->type == HAPI_ATTR_STRING && i < 5; i++)
+        if (!strcmp(a->s, names[i]))
+            return (enum hapi_ref_reduction)i;
+    return HAPI_REF_REPLACE;
+}
+
+void hapi_ref_update(const struct hapi_ref_call *c, enum hapi_dtype d, int64_t at, int64_t from,
+                     enum hapi_ref_reduction how)
+{
+    if (hapi_ref_is_float(d))
+        update_f(c->out[0], d, at, hapi_ref_get_f(c->in[2], d, from), how);
+    else
+        update_i(c->out[0], d, at, hapi_ref_get_i(c->in[2], d, from), how);
 }
 
 /* Flat offset of the block that one index tuple names; negative when a number is out of range. */
@@ -121,13 +139,7 @@ static int64_t scatter_at(const struct hapi_ref_call *c, const struct hapi_shape
 int hapi_ref_scatter_nd(const struct hapi_ref_call *c)
 {
     const struct hapi_value *x = hapi_ref_in(c, 0), *ids = hapi_ref_in(c, 1);
-    const struct hapi_attr *a = hapi_node_attr(c->n, "reduction");
-    const char *how = a && a->type == HAPI_ATTR_STRING ? a->s : "none";
-    enum reduction r = !strcmp(how, "add")   ? REDUCE_ADD
-                       : !strcmp(how, "mul") ? REDUCE_MUL
-                       : !strcmp(how, "max") ? REDUCE_MAX
-                       : !strcmp(how, "min") ? REDUCE_MIN
-                                             : REDUCE_NONE;
+    enum hapi_ref_reduction how = hapi_ref_reduction_of(c->n);
     int rank = ids->shape.rank;
     int64_t k = rank ? ids->shape.dim[rank - 1] : 0;
 
@@ -142,12 +154,8 @@ int hapi_ref_scatter_nd(const struct hapi_ref_call *c)
         int64_t at = scatter_at(c, &x->shape, ids, i, k);
         if (at < 0)
             return hapi_ref_fail(c, HAPI_EINVAL, "index out of range");
-        for (int64_t j = 0; j < block; j++) {
-            if (hapi_ref_is_float(x->dtype))
-                update_f(c->out[0], x->dtype, at + j, hapi_ref_get_f(c->in[2], x->dtype, i * block + j), r);
-            else
-                update_i(c->out[0], x->dtype, at + j, hapi_ref_get_i(c->in[2], x->dtype, i * block + j), r);
-        }
+        for (int64_t j = 0; j < block; j++)
+            hapi_ref_update(c, x->dtype, at + j, i * block + j, how);
     }
     return HAPI_OK;
 }

@@ -1,8 +1,51 @@
 /* Element by element. f32 is computed in double and rounded once: for + - * / and sqrt that gives the very
  * f32 result (double has more than twice the bits and two), for the rest the correctly rounded one. */
 #include <math.h>
+#include <string.h>
 
 #include "ref.h"
+
+/* log(1 + exp(x)) without overflow. */
+static double softplus(double x)
+{
+    return fmax(x, 0) + log1p(exp(-fabs(x)));
+}
+
+/* What is rarer. gelu: by erf, or with beta 1 as approximate="tanh" has it. */
+static double unary_more(enum hapi_op_kind op, double x, double alpha, double beta)
+{
+    switch (op) {
+    case HAPI_OP_Ceil:
+        return ceil(x);
+    case HAPI_OP_Celu:
+        return fmax(0, x) + fmin(0, alpha * expm1(x / alpha));
+    case HAPI_OP_Cos:
+        return cos(x);
+    case HAPI_OP_Gelu:
+        return beta == 0 ? 0.5 * x * (1 + erf(x * M_SQRT1_2))
+                         : 0.5 * x * (1 + tanh(M_SQRT2 * M_2_SQRTPI / 2 * (x + 0.044715 * x * x * x)));
+    case HAPI_OP_Log:
+        return log(x);
+    case HAPI_OP_Mish:
+        return x * tanh(softplus(x));
+    case HAPI_OP_Round:
+        return nearbyint(x); /* halves to the even number: the mode that the process starts in */
+    case HAPI_OP_Selu:
+        return x > 0 ? beta * x : beta * alpha * expm1(x);
+    case HAPI_OP_Sign:
+        return x > 0 ? 1 : x < 0 ? -1 : x;
+    case HAPI_OP_Sin:
+        return sin(x);
+    case HAPI_OP_Softplus:
+        return softplus(x);
+    case HAPI_OP_Softsign:
+        return x / (1 + fabs(x));
+    case HAPI_OP_ThresholdedRelu:
+        return x > alpha ? x : 0;
+    default:
+        return NAN;
+    }
+}
 
 static double unary_f(enum hapi_op_kind op, double x, double alpha, double beta)
 {
@@ -36,7 +79,7 @@ static double unary_f(enum hapi_op_kind op, double x, double alpha, double beta)
     case HAPI_OP_Tanh:
         return tanh(x);
     default:
-        return NAN;
+        return unary_more(op, x, alpha, beta);
     }
 }
 
@@ -44,10 +87,14 @@ static int unary_i(const struct hapi_ref_call *c, enum hapi_dtype d, int64_t cou
 {
     enum hapi_op_kind op = c->n->op;
 
-    if (op != HAPI_OP_Abs && op != HAPI_OP_Neg && op != HAPI_OP_Relu)
+    if (op != HAPI_OP_Abs && op != HAPI_OP_Neg && op != HAPI_OP_Relu && op != HAPI_OP_Sign)
         return hapi_ref_fail(c, HAPI_EUNSUPPORTED, "not defined for %s", hapi_dtype_name(d));
     for (int64_t i = 0; i < count; i++) {
         int64_t x = hapi_ref_get_i(c->in[0], d, i);
+        if (op == HAPI_OP_Sign) {
+            hapi_ref_put_i(c->out[0], d, i, d == HAPI_U64 ? x != 0 : (x > 0) - (x < 0));
+            continue;
+        }
         bool keep = op == HAPI_OP_Relu || d == HAPI_U64 ? true : op == HAPI_OP_Abs && x >= 0;
         if (op == HAPI_OP_Relu && x < 0 && d != HAPI_U64)
             x = 0;
@@ -56,19 +103,31 @@ static int unary_i(const struct hapi_ref_call *c, enum hapi_dtype d, int64_t cou
     return HAPI_OK;
 }
 
+/* What the attributes say, or their defaults; Gelu's kind as beta. */
+static void unary_numbers(const struct hapi_node *n, double *alpha, double *beta)
+{
+    const struct hapi_attr *kind = hapi_node_attr(n, "approximate");
+    float a = n->op == HAPI_OP_LeakyRelu     ? 0.01F
+              : n->op == HAPI_OP_HardSigmoid ? 0.2F
+              : n->op == HAPI_OP_Selu        ? 1.67326319F
+                                             : 1;
+
+    *alpha = hapi_node_float(n, "alpha", a);
+    *beta = n->op == HAPI_OP_Selu   ? hapi_node_float(n, "gamma", 1.05070102F)
+            : n->op == HAPI_OP_Gelu ? kind && !strcmp(kind->s, "tanh")
+                                    : hapi_node_float(n, "beta", 0.5F);
+}
+
 int hapi_ref_unary(const struct hapi_ref_call *c)
 {
     const struct hapi_value *x = hapi_ref_in(c, 0);
     enum hapi_op_kind op = c->n->op;
     int64_t count = hapi_ref_count(&x->shape);
-    double alpha = hapi_node_float(c->n, "alpha",
-                                   op == HAPI_OP_LeakyRelu     ? 0.01F
-                                   : op == HAPI_OP_HardSigmoid ? 0.2F
-                                                               : 1);
-    double beta = hapi_node_float(c->n, "beta", 0.5F);
+    double alpha, beta;
 
     if (!hapi_ref_is_float(x->dtype))
         return unary_i(c, x->dtype, count);
+    unary_numbers(c->n, &alpha, &beta);
     if (x->dtype == HAPI_F32 && op == HAPI_OP_Relu) {
         const float *s = c->in[0];
         float *d = c->out[0];
@@ -93,6 +152,8 @@ static double binary_f(enum hapi_op_kind op, double x, double y, bool c_like)
 {
     switch (op) {
     case HAPI_OP_Add:
+    case HAPI_OP_Mean:
+    case HAPI_OP_Sum:
         return x + y;
     case HAPI_OP_Sub:
         return x - y;
@@ -151,6 +212,8 @@ static int64_t binary_i(enum hapi_op_kind op, int64_t x, int64_t y, bool is_unsi
 
     switch (op) {
     case HAPI_OP_Add:
+    case HAPI_OP_Mean:
+    case HAPI_OP_Sum:
         return (int64_t)((uint64_t)x + (uint64_t)y);
     case HAPI_OP_Sub:
         return (int64_t)((uint64_t)x - (uint64_t)y);
@@ -180,6 +243,7 @@ static bool row_f32(enum hapi_op_kind op, float *d, const float *a, int64_t as, 
     d[i] = a[i * as] sign b[i * bs]
     switch (op) {
     case HAPI_OP_Add:
+    case HAPI_OP_Sum:
         ROW(+);
         return true;
     case HAPI_OP_Sub:
@@ -235,7 +299,7 @@ int hapi_ref_binary(const struct hapi_ref_call *c)
     return HAPI_OK;
 }
 
-/* Max, Min of any number of inputs: the first is broadcast into the output, the rest folded in. */
+/* Max, Min, Sum, Mean of any number of inputs: the first is broadcast into the output, the rest folded in. */
 int hapi_ref_variadic(const struct hapi_ref_call *c)
 {
     const struct hapi_value *o = hapi_ref_out(c, 0);
@@ -252,7 +316,30 @@ int hapi_ref_variadic(const struct hapi_ref_call *c)
         hapi_ref_walk_operand(&w, 0, &o->shape, -1);
         binary_rows(c, &w, o, x, c->out[0], c->in[k], c->out[0]);
     }
+    for (int64_t i = 0, n = hapi_ref_count(&o->shape); c->n->op == HAPI_OP_Mean && i < n; i++)
+        if (hapi_ref_is_float(o->dtype))
+            hapi_ref_put_f(c->out[0], o->dtype, i, hapi_ref_get_f(c->out[0], o->dtype, i) / c->n->n_in);
+        else
+            hapi_ref_put_i(c->out[0], o->dtype, i, hapi_ref_get_i(c->out[0], o->dtype, i) / c->n->n_in);
     return HAPI_OK;
+}
+
+static bool ordered(enum hapi_op_kind op, bool less, bool equal, bool greater)
+{
+    switch (op) {
+    case HAPI_OP_Equal:
+        return equal;
+    case HAPI_OP_Less:
+        return less;
+    case HAPI_OP_LessOrEqual:
+        return less || equal;
+    case HAPI_OP_Greater:
+        return greater;
+    case HAPI_OP_GreaterOrEqual:
+        return greater || equal;
+    default:
+        return false;
+    }
 }
 
 static bool compare(enum hapi_op_kind op, const void *pa, int64_t ia, const void *pb, int64_t ib,
@@ -260,16 +347,20 @@ static bool compare(enum hapi_op_kind op, const void *pa, int64_t ia, const void
 {
     if (hapi_ref_is_float(d)) {
         double x = hapi_ref_get_f(pa, d, ia), y = hapi_ref_get_f(pb, d, ib);
-        return op == HAPI_OP_Equal ? x == y : op == HAPI_OP_Less ? x < y : x > y;
+        return ordered(op, x<y, x == y, x> y);
     }
     int64_t x = hapi_ref_get_i(pa, d, ia), y = hapi_ref_get_i(pb, d, ib);
-    if (op == HAPI_OP_Equal)
-        return x == y;
-    if (d == HAPI_U64)
-        return op == HAPI_OP_Less ? (uint64_t)x < (uint64_t)y : (uint64_t)x > (uint64_t)y;
-    return op == HAPI_OP_Less ? x < y : x > y;
+    if (op == HAPI_OP_And)
+        return x && y;
+    if (op == HAPI_OP_Or)
+        return x || y;
+    if (op == HAPI_OP_Xor)
+        return x != y;
+    bool less = d == HAPI_U64 ? (uint64_t)x < (uint64_t)y : x < y;
+    return ordered(op, less, x == y, !less && x != y);
 }
 
+/* Comparisons, and And, Or, Xor of booleans. */
 int hapi_ref_compare(const struct hapi_ref_call *c)
 {
     const struct hapi_value *a = hapi_ref_in(c, 0), *b = hapi_ref_in(c, 1), *o = hapi_ref_out(c, 0);
@@ -310,7 +401,7 @@ int hapi_ref_where(const struct hapi_ref_call *c)
         for (int64_t i = 0; i < w.inner; i++, d += size) {
             int k = cond[w.off[0] + i * w.stride[0][w.rank - 1]] ? 1 : 2;
             const uint8_t *s = c->in[k];
-            __builtin_memcpy(d, s + (size_t)(w.off[k] + i * w.stride[k][w.rank - 1]) * size, size);
+            memcpy(d, s + (size_t)(w.off[k] + i * w.stride[k][w.rank - 1]) * size, size);
         }
     return HAPI_OK;
 }

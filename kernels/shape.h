@@ -39,13 +39,22 @@ int hapi_shape_broadcast(const struct hapi_infer *c, struct hapi_shape *a, const
 /* Whether s is one-dimensional of n elements. */
 bool hapi_shape_vector(const struct hapi_value *v, int64_t n);
 
-hapi_shape_fn hapi_shape_same, hapi_shape_binary, hapi_shape_compare, hapi_shape_variadic, hapi_shape_where,
-    hapi_shape_clip, hapi_shape_prelu, hapi_shape_axis_same, hapi_shape_not;
-hapi_shape_fn hapi_shape_conv, hapi_shape_pool, hapi_shape_global_pool, hapi_shape_batch_norm,
-    hapi_shape_layer_norm, hapi_shape_gemm, hapi_shape_matmul, hapi_shape_reduce;
+bool hapi_shape_float(enum hapi_dtype d);
+/* HAPI_EFORMAT when the two differ in dtype. */
+int hapi_shape_alike(const struct hapi_infer *c, const struct hapi_value *a, const struct hapi_value *b);
+
+hapi_shape_fn hapi_shape_same, hapi_shape_unary, hapi_shape_gelu, hapi_shape_binary, hapi_shape_compare,
+    hapi_shape_logic, hapi_shape_variadic, hapi_shape_where, hapi_shape_clip, hapi_shape_prelu,
+    hapi_shape_axis_same, hapi_shape_not, hapi_shape_cast_like, hapi_shape_gemm, hapi_shape_matmul;
+hapi_shape_fn hapi_shape_conv, hapi_shape_conv_transpose, hapi_shape_pool, hapi_shape_global_pool,
+    hapi_shape_batch_norm, hapi_shape_layer_norm, hapi_shape_channel_norm, hapi_shape_lrn, hapi_shape_reduce,
+    hapi_shape_arg;
 hapi_shape_fn hapi_shape_cast, hapi_shape_constant, hapi_shape_constant_of_shape, hapi_shape_shape,
     hapi_shape_range, hapi_shape_expand, hapi_shape_reshape, hapi_shape_flatten, hapi_shape_squeeze,
     hapi_shape_unsqueeze, hapi_shape_transpose, hapi_shape_concat, hapi_shape_split, hapi_shape_slice,
     hapi_shape_gather, hapi_shape_scatter_nd, hapi_shape_pad, hapi_shape_dropout;
+hapi_shape_fn hapi_shape_size, hapi_shape_tile, hapi_shape_depth_to_space, hapi_shape_space_to_depth,
+    hapi_shape_gather_elements, hapi_shape_gather_nd, hapi_shape_scatter_elements, hapi_shape_trilu,
+    hapi_shape_cum_sum, hapi_shape_resize;
 
 #endif
