@@ -97,6 +97,8 @@ static int step_compile(struct hapi_dnn *b, struct hapi_err *err)
     switch (s->node->op) {
     case HAPI_OP_Conv:
         return hapi_dnn_conv(b, err);
+    case HAPI_OP_ConvTranspose:
+        return hapi_dnn_deconv(b, err);
     case HAPI_OP_MaxPool:
     case HAPI_OP_AveragePool:
     case HAPI_OP_GlobalAveragePool:

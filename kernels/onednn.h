@@ -218,6 +218,7 @@ int hapi_dnn_weight_of(struct hapi_dnn *b, int value, const dnnl_memory_desc_t *
 
 /* ---- one step each: HAPI_OK, HAPI_DNN_NONE (nothing appended: not for oneDNN), or an error */
 int hapi_dnn_conv(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_deconv(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_pool(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_batch_norm(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_matmul(struct hapi_dnn *b, struct hapi_err *err);

@@ -142,8 +142,8 @@ int hapi_dnn_conv(struct hapi_dnn *b, struct hapi_err *err)
 
     if (rc)
         return rc;
-    if (b->g->values[c.x].dtype != HAPI_F32 || k->dim[1] * c.w.group != b->g->values[c.x].shape.dim[1] ||
-        k->dim[0] % c.w.group)
+    if (b->g->values[c.x].dtype != HAPI_F32 || k->rank > 4 ||
+        k->dim[1] * c.w.group != b->g->values[c.x].shape.dim[1] || k->dim[0] % c.w.group)
         return HAPI_DNN_NONE;
     for (int d = 0; d < 2; d++) {
         const int64_t *pad = b->step->pad;
@@ -216,7 +216,8 @@ int hapi_dnn_pool(struct hapi_dnn *b, struct hapi_err *err)
 
     if (rc)
         return rc;
-    if (b->g->values[n->in[0]].dtype != HAPI_F32 || (n->n_out > 1 && n->out[1] >= 0))
+    if (b->g->values[n->in[0]].dtype != HAPI_F32 || b->g->values[n->in[0]].shape.rank > 4 ||
+        (n->n_out > 1 && n->out[1] >= 0))
         return HAPI_DNN_NONE;
     for (int d = 0; d < 2; d++) {
         int64_t reach = (p.w.kernel[d] - 1) * p.w.dilation[d] + 1;
