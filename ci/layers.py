@@ -247,11 +247,14 @@ def fuzz_replay(ci):
 
 @layer("conformance")
 def conformance(ci):
-    """hapi run against the ONNX project's test data"""
+    """hapi run against the ONNX project's test data, and against torch"""
     good, folder = ci.gcc()
     if not good:
         return Counts(failed=1, notes=["the gcc build fails"])
-    return ci.script(sys.executable, "tests/conformance/onnx_testdata.py", "--hapi", os.path.join(folder, "hapi"))
+    hapi = ("--hapi", os.path.join(folder, "hapi"))
+    counts = ci.script(sys.executable, "tests/conformance/onnx_testdata.py", *hapi)
+    counts += ci.script("/usr/bin/python3", "tests/conformance/torch_ops.py", *hapi)
+    return counts
 
 
 @layer("cuts")
@@ -289,11 +292,13 @@ def python(ci):
 
 @layer("docs", quick=True)
 def docs(ci):
-    """every command and option that the documents show exists"""
+    """every command and option that the documents show exists; the list of operators is the code's"""
     good, folder = ci.gcc()
     if not good:
         return Counts(failed=1, notes=["the gcc build fails"])
-    return ci.script(sys.executable, "ci/docs.py", folder)
+    counts = ci.script(sys.executable, "ci/docs.py", folder)
+    counts += ci.one(sys.executable, "ci/operators.py", "--check")
+    return counts
 
 
 def prepared(ci):
