@@ -358,11 +358,9 @@ static int fold_one(struct hapi_binding *b, struct hapi_node *conv, struct hapi_
     return 0;
 }
 
-int hapi_fold_batchnorm(struct hapi_binding *b)
+void hapi_fold_count(struct hapi_binding *b)
 {
     struct hapi_graph *g = b->g;
-    size_t kept = 0;
-    int rc = 0;
 
     for (size_t i = 0; i < g->n_values; i++)
         g->values[i].n_uses = 0;
@@ -372,12 +370,13 @@ int hapi_fold_batchnorm(struct hapi_binding *b)
                 g->values[g->nodes[i].in[k]].n_uses++;
     for (size_t i = 0; i < g->n_outputs; i++)
         g->values[g->outputs[i]].n_uses++;
-    for (size_t i = 0; i < g->n_nodes && !rc; i++) {
-        struct hapi_node *conv =
-            g->nodes[i].op == HAPI_OP_BatchNormalization ? foldable(b, &g->nodes[i]) : NULL;
-        if (conv)
-            rc = fold_one(b, conv, &g->nodes[i]);
-    }
+}
+
+void hapi_fold_compact(struct hapi_binding *b)
+{
+    struct hapi_graph *g = b->g;
+    size_t kept = 0;
+
     for (size_t i = 0; i < g->n_nodes; i++) {
         if (g->nodes[i].op == HAPI_OP_NONE)
             continue;
@@ -389,5 +388,20 @@ int hapi_fold_batchnorm(struct hapi_binding *b)
         kept++;
     }
     g->n_nodes = kept;
+}
+
+int hapi_fold_batchnorm(struct hapi_binding *b)
+{
+    struct hapi_graph *g = b->g;
+    int rc = 0;
+
+    hapi_fold_count(b);
+    for (size_t i = 0; i < g->n_nodes && !rc; i++) {
+        struct hapi_node *conv =
+            g->nodes[i].op == HAPI_OP_BatchNormalization ? foldable(b, &g->nodes[i]) : NULL;
+        if (conv)
+            rc = fold_one(b, conv, &g->nodes[i]);
+    }
+    hapi_fold_compact(b);
     return rc;
 }

@@ -520,6 +520,7 @@ static int bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi
     b.raw = raw;
     rc = rc ? rc : hapi_binding_infer(&b);
     rc = rc ? rc : hapi_fold_batchnorm(&b);
+    rc = rc ? rc : hapi_patterns(&b);
     rc = rc || shapes_only || (!spec->from && !spec->to) ? rc : restrict_nodes(&b);
     rc = rc ? rc : compact(&b);
     if (rc) {

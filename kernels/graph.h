@@ -2,8 +2,8 @@
  * The bound graph: what the ONNX reader hands to cuts, fusion and the back ends. Internal to kernels/.
  *
  *     onnx.c (bytes -> struct hapi_onnx)  ->  graph.c (bind a batch, infer every shape, fold constants)
- *       ->  fold.c (BatchNorm into Conv, Identity/Dropout away)  ->  cuts.c | fuse.c -> plan.c -> ref.c,
- * onednn.c
+ *       ->  fold.c (BatchNorm into Conv, Identity/Dropout away)  ->  patterns.c (one op for many)  ->  cuts.c
+ * | fuse.c -> plan.c -> ref.c, onednn.c
  *
  * After binding every shape is concrete and every value that does not depend on the graph's inputs is a
  * constant with data. Nodes are in topological order. Everything lives in the graph's arena, except
@@ -88,7 +88,8 @@ struct hapi_graph {
 /* Binds the model at a batch (0: dims as they are; symbolic ones become 1), from/to cuts as in the spec (only
  * nodes between them are kept; `from` tensors become the graph's inputs). Inputs that the spec binds to
  * values become constants and are no inputs of the graph. BatchNorm folded into a preceding Conv, Identity,
- * Dropout and empty Pads removed, constants folded; a tensor that the spec names survives every fold. */
+ * Dropout and empty Pads removed, constants folded, decomposed LayerNormalization and Gelu made one op; a
+ * tensor that the spec names survives every fold. */
 int hapi_graph_bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
                     struct hapi_err *err);
 /* The same; with raw, for a back end that copies large constants itself: those of f32 that need no folding

@@ -1,7 +1,8 @@
 /*
  * What a model holds, and the stages of binding it. Internal to kernels/.
  *
- *    hapi_binding_new ─> _infer (shapes, constants) ─> hapi_fold_batchnorm ─> cut ─> compaction
+ *    hapi_binding_new ─> _infer (shapes, constants) ─> hapi_fold_batchnorm ─> hapi_patterns ─> cut ─>
+ * compaction
  *
  * Not thread-safe: one thread at a time uses a model (see kernels.h).
  */
@@ -86,6 +87,13 @@ const void *hapi_fold_data(struct hapi_binding *b, int value);    /* loads it; N
 /* What to do with node n, whose outputs have been inferred: 1 it is folded away, 0 it stays. */
 int hapi_fold_node(struct hapi_binding *b, struct hapi_node *n);
 int hapi_fold_batchnorm(struct hapi_binding *b);
+/* Sets n_uses of every value. */
+void hapi_fold_count(struct hapi_binding *b);
+/* Drops the nodes whose op has become NONE. */
+void hapi_fold_compact(struct hapi_binding *b);
+
+/* patterns.c: LayerNormalization and Gelu in many nodes become one; tensors that are kept stay. */
+int hapi_patterns(struct hapi_binding *b);
 
 /* The whole graph at batch 1, large constants without data; for cuts. `keep` (may be NULL): a cut id whose
  * tensors no fold may remove. */
