@@ -28,12 +28,6 @@ static bool constant_f32(const struct hapi_graph *g, int value, float *out)
     return true;
 }
 
-static bool near(const struct hapi_graph *g, int value, double want)
-{
-    float v;
-    return constant_f32(g, value, &v) && fabs((double)v - want) < 1e-5 * fabs(want);
-}
-
 static bool clip_bounds(const struct hapi_graph *g, const struct hapi_node *n, struct hapi_act *act)
 {
     act->kind = HAPI_ACT_CLIP;
@@ -67,6 +61,11 @@ static bool act_of(const struct hapi_graph *g, const struct hapi_node *n, struct
         return false;
     if (n->op == HAPI_OP_Clip)
         return clip_bounds(g, n, act);
+    if (n->op == HAPI_OP_Gelu) {
+        const struct hapi_attr *how = hapi_node_attr(n, "approximate");
+        act->kind = how && !strcmp(how->s, "tanh") ? HAPI_ACT_GELU_TANH : HAPI_ACT_GELU;
+        return true;
+    }
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (known[i].op == n->op) {
             act->kind = known[i].kind;
@@ -120,56 +119,6 @@ static int swish_of(const struct fusion *f, int first, int v, int *chain)
     return 2;
 }
 
-/* v / sqrt(2) -> Erf -> + 1 -> * v -> * 0.5: GELU, in the two orders that exporters write the last products.
- */
-static int gelu_of(const struct fusion *f, int first, int v, int *chain)
-{
-    const struct hapi_graph *g = f->g;
-    const struct hapi_node *n = &g->nodes[first];
-    int at = 0, half = 0, times = 0, by;
-
-    if (g->values[v].dtype != HAPI_F32 ||
-        !((n->op == HAPI_OP_Div && n->in[0] == v && near(g, n->in[1], sqrt(2))) ||
-          (n->op == HAPI_OP_Mul && near(g, other_operand(n, v), sqrt(0.5)))))
-        return 0;
-    chain[at++] = first;
-    int u = sole_user(f, n->out[0]);
-    if (u < 0 || g->nodes[u].op != HAPI_OP_Erf)
-        return 0;
-    chain[at++] = u;
-    by = g->nodes[u].out[0];
-    u = sole_user(f, by);
-    if (u < 0 || g->nodes[u].op != HAPI_OP_Add || !near(g, other_operand(&g->nodes[u], by), 1))
-        return 0;
-    chain[at++] = u;
-    for (int i = 0; i < 2; i++) {
-        by = g->nodes[u].out[0];
-        u = sole_user(f, by);
-        if (u < 0 || g->nodes[u].op != HAPI_OP_Mul)
-            return 0;
-        int other = other_operand(&g->nodes[u], by);
-        half += other >= 0 && near(g, other, 0.5);
-        times += other == v;
-        chain[at++] = u;
-    }
-    return half == 1 && times == 1 ? at : 0;
-}
-
-/* An activation made of several nodes that alone read v (mid-graph) or that begins at node `first`. */
-static int chain_of(const struct fusion *f, int first, int v, int *chain, struct hapi_act *act)
-{
-    int n = swish_of(f, first, v, chain);
-
-    if (n) {
-        *act = (struct hapi_act){HAPI_ACT_SWISH, 1, 0};
-        return n;
-    }
-    n = gelu_of(f, first, v, chain);
-    if (n)
-        *act = (struct hapi_act){HAPI_ACT_GELU, 0, 0};
-    return n;
-}
-
 static void take(struct fusion *f, struct hapi_step *s, int node)
 {
     f->taken[node] = true;
@@ -182,7 +131,7 @@ static void take(struct fusion *f, struct hapi_step *s, int node)
 /* Extends the step by an activation of its output, if that is all its output is used for. */
 static void take_act(struct fusion *f, struct hapi_step *s)
 {
-    int u = sole_user(f, s->out), list[2], chain[6], n;
+    int u = sole_user(f, s->out), list[2], chain[2], n;
 
     if (u >= 0) {
         if (f->g->nodes[u].in[0] == s->out && act_of(f->g, &f->g->nodes[u], &s->act))
@@ -191,7 +140,7 @@ static void take_act(struct fusion *f, struct hapi_step *s)
     }
     n = readers(f, s->out, s->last, list);
     for (int i = 0; i < n; i++) {
-        int len = f->taken[list[i]] ? 0 : chain_of(f, list[i], s->out, chain, &s->act);
+        int len = f->taken[list[i]] ? 0 : swish_of(f, list[i], s->out, chain);
         bool all = len > 0;
         for (int k = 0; k < n; k++) {
             bool found = false;
@@ -199,10 +148,9 @@ static void take_act(struct fusion *f, struct hapi_step *s)
                 found |= chain[j] == list[k];
             all &= found;
         }
-        if (!all) {
-            s->act.kind = HAPI_ACT_NONE;
+        if (!all)
             continue;
-        }
+        s->act = (struct hapi_act){HAPI_ACT_SWISH, 1, 0};
         for (int j = 0; j < len; j++)
             take(f, s, chain[j]);
         return;
@@ -302,7 +250,7 @@ static void take_pad(struct fusion *f, struct hapi_step *s)
 static void step_make(struct fusion *f, struct hapi_step *s, int i)
 {
     const struct hapi_node *n = &f->g->nodes[i];
-    int chain[6], len = 0;
+    int chain[2], len = 0;
 
     *s = (struct hapi_step){.node = n,
                             .x = n->n_in ? n->in[0] : HAPI_NO_VALUE,
@@ -318,13 +266,14 @@ static void step_make(struct fusion *f, struct hapi_step *s, int i)
     for (int k = 0; k < n->n_in && !len; k++)
         if (n->in[k] >= 0) {
             f->taken[i] = false;
-            len = chain_of(f, i, n->in[k], chain, &s->act);
+            len = swish_of(f, i, n->in[k], chain);
             f->taken[i] = true;
             if (len)
                 s->x = n->in[k];
         }
     if (len) {
         s->act_only = true;
+        s->act = (struct hapi_act){HAPI_ACT_SWISH, 1, 0};
         for (int j = 1; j < len; j++)
             take(f, s, chain[j]);
         return;

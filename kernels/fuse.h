@@ -2,7 +2,7 @@
  * Fusion: turns a bound graph's nodes into steps, each of which a back end can run as one kernel.
  *
  *     [Pad .] Conv | Gemm | MatMul | Add ...  [+ bias]  [+ residual]  [activation]      one step
- *     Sigmoid . Mul (SiLU), Div . Erf . Add . Mul . Mul (GELU)                  one activation
+ *     Sigmoid . Mul (SiLU)                                                      one activation
  *
  * Intermediate values inside a step have no other reader and are no output of the graph, so nobody misses
  * them. Steps are in an order in which every input is ready. Plain data in the caller's arena.
@@ -21,8 +21,9 @@ enum hapi_act_kind {
     HAPI_ACT_HARDSIGMOID, /* clip(alpha * x + beta, 0, 1) */
     HAPI_ACT_HARDSWISH,
     HAPI_ACT_TANH,
-    HAPI_ACT_ELU, /* alpha */
-    HAPI_ACT_GELU /* with erf */
+    HAPI_ACT_ELU,      /* alpha */
+    HAPI_ACT_GELU,     /* with erf */
+    HAPI_ACT_GELU_TANH /* approximated */
 };
 
 struct hapi_act {
@@ -30,7 +31,7 @@ struct hapi_act {
     float alpha, beta;
 };
 
-enum { HAPI_STEP_NODES = 9 }; /* pad, head, bias, residual, and an activation of up to five nodes */
+enum { HAPI_STEP_NODES = 6 }; /* pad, head, bias, residual, and an activation of up to two nodes */
 
 struct hapi_step {
     const struct hapi_node *node; /* the head; its op says what the step is */

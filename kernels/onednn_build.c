@@ -338,6 +338,8 @@ static dnnl_status_t append_act(dnnl_post_ops_t ops, const struct hapi_act *a)
         return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_elu, a->alpha, 0);
     case HAPI_ACT_GELU:
         return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_gelu_erf, 0, 0);
+    case HAPI_ACT_GELU_TANH:
+        return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_gelu_tanh, 0, 0);
     }
     return dnnl_unimplemented;
 }

@@ -14,7 +14,7 @@ static dnnl_status_t act_head(const struct hapi_act *a, dnnl_alg_kind_t *alg, fl
         [HAPI_ACT_SIGMOID] = dnnl_eltwise_logistic,   [HAPI_ACT_SWISH] = dnnl_eltwise_swish,
         [HAPI_ACT_HARDSIGMOID] = dnnl_eltwise_linear, [HAPI_ACT_HARDSWISH] = dnnl_eltwise_hardswish,
         [HAPI_ACT_TANH] = dnnl_eltwise_tanh,          [HAPI_ACT_ELU] = dnnl_eltwise_elu,
-        [HAPI_ACT_GELU] = dnnl_eltwise_gelu_erf,
+        [HAPI_ACT_GELU] = dnnl_eltwise_gelu_erf,      [HAPI_ACT_GELU_TANH] = dnnl_eltwise_gelu_tanh,
     };
 
     if (a->kind == HAPI_ACT_NONE)
