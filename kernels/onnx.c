@@ -284,8 +284,7 @@ static int read_io(struct hapi_onnx *o, struct hapi_onnx_io *io, struct hapi_vie
     int more, rc;
 
     *name = type;
-    io->rank = -1;
-    io->proto = proto;
+    *io = (struct hapi_onnx_io){.rank = -1, .proto = proto}; /* what an initializer's listing left is gone */
     while ((more = hapi_pb_next(&proto, &f)) > 0) {
         if (f.number == 1 && f.wire == HAPI_PB_LEN)
             *name = f.bytes;

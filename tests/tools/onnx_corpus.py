@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 F32, I64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -28,7 +28,7 @@ def model(nodes, inits, x=("n", 4), opset=17, ir=8, listed=False):
 
 def node(op, inputs, output, **attrs):
     name = f"/m/m.0/{output.split()[0]}/{op}"
-    return helper.make_node(op, inputs.split(), output.split(), name=name, **attrs)
+    return helper.make_node(op, inputs.split(" ") if inputs else [], output.split(), name=name, **attrs)
 
 
 def ramp(*shape):
@@ -92,11 +92,53 @@ def legacy():
     return model(nodes, inits, ("n", 1, 5, 5), opset=6, ir=3, listed=True)
 
 
+def untyped():
+    """An input without a dtype, after an initializer that is listed as one."""
+    m = ModelProto.FromString(model([node("Add", "x b", "a"), node("Relu", "a", "y")], [init("b", [1])], listed=True))
+    m.graph.input.append(helper.make_tensor_value_info("z", TensorProto.UNDEFINED, [1]))
+    m.graph.input[-1].type.tensor_type.ClearField("elem_type")
+    return m.SerializeToString(deterministic=True)
+
+
+def windows():
+    inits = [init("w", ramp(1, 2, 3, 3)), init("b", [1, 2]), init("v", ramp(1, 2, 2, 2, 2)),
+             init("up", [1, 1, 2, 1.5]), init("two", [2], np.int64), init("idx", [[[[0], [1]]]], np.int64)]
+    nodes = [node("ConvTranspose", "x w b", "t", strides=[2, 1], output_padding=[1, 0], pads=[1, 0, 0, 1]),
+             node("Resize", "t  up", "r", mode="cubic", coordinate_transformation_mode="align_corners"),
+             node("MaxPool", "r", "p i", kernel_shape=[2, 2], storage_order=1),
+             node("Unsqueeze", "p two", "u"), node("Conv", "u v", "c", pads=[1, 1, 1, 0, 0, 0]),
+             node("Squeeze", "c two", "q"), node("LRN", "q", "l", size=3), node("Cast", "i", "f", to=F32),
+             node("ReduceL2", "f", "n"), node("Add", "l n", "o"), node("GatherElements", "o idx", "y", axis=2)]
+    return model(nodes, inits, ("n", 1, 5, 5))
+
+
+def older():
+    inits = [init("up", [1, 1, 2, 2]), init("rep", [1, 2, 1, 1], np.int64)]
+    nodes = [node("Upsample", "x up", "u", mode="linear"), node("Tile", "u rep", "t"),
+             node("SpaceToDepth", "t", "s", blocksize=2), node("ArgMax", "s", "a", axis=1, keepdims=0),
+             node("Cast", "a", "f", to=F32),
+             node("LogSoftmax", "f", "l", axis=1), node("Sum", "l f", "y")]
+    return model(nodes, inits, ("n", 1, 2, 2), opset=9)
+
+
+def decomposed():
+    c = {"two": 2, "eps": 1e-5, "root2": 2**0.5, "one": 1, "half": 0.5, "k": 0.044715, "f": 0.7978845608, "three": 3}
+    inits = [init(name, value) for name, value in c.items()] + [init("g", ramp(4)), init("b", ramp(4))]
+    nodes = [node("ReduceMean", "x", "m", axes=[-1]), node("Sub", "x m", "d"), node("Pow", "d two", "q"),
+             node("ReduceMean", "q", "v", axes=[-1]), node("Add", "v eps", "e"), node("Sqrt", "e", "r"),
+             node("Div", "d r", "n"), node("Mul", "n g", "s"), node("Add", "s b", "l"),
+             node("Div", "l root2", "h"), node("Erf", "h", "i"), node("Add", "i one", "j"), node("Mul", "l j", "o"),
+             node("Mul", "o half", "p"), node("Pow", "p three", "a1"), node("Mul", "a1 k", "a2"),
+             node("Add", "p a2", "a3"), node("Mul", "a3 f", "a4"), node("Tanh", "a4", "a5"),
+             node("Add", "a5 one", "a6"), node("Mul", "p a6", "a7"), node("Mul", "a7 half", "y")]
+    return model(nodes, inits, ("n", 3, 4), opset=13)
+
+
 def main():
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
     good = {"residual": residual(), "attention": attention(), "moving": moving(), "integers": integers(),
-            "legacy": legacy()}
+            "legacy": legacy(), "untyped": untyped(), "windows": windows(), "older": older(), "decomposed": decomposed()}
     for name, data in good.items():
         (out / f"{name}.onnx").write_bytes(data)
     cyclic = [node("Add", "x b", "a"), node("Relu", "a", "b"), node("Relu", "b", "y")]
