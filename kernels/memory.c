@@ -3,6 +3,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+enum { BY_SIZE_MAX = 8192, LIVE_MAX = 4096 };
+
 struct by_size {
     size_t bytes;
     size_t index;
@@ -54,10 +56,58 @@ static void placed_insert(const struct hapi_lifetime *items, size_t *placed, siz
     placed[at] = index;
 }
 
+static int by_size_place(struct hapi_lifetime *items, size_t n, const struct by_size *order, size_t *placed)
+{
+    size_t n_placed = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        struct hapi_lifetime *it = &items[order[i].index];
+        if (!it->bytes)
+            continue;
+        it->offset = gap_find(items, placed, n_placed, it);
+        placed_insert(items, placed, n_placed++, order[i].index);
+    }
+    return HAPI_OK;
+}
+
+static int by_time_compare(const void *a, const void *b)
+{
+    const struct by_size *x = a, *y = b;
+
+    if (x->bytes != y->bytes)
+        return x->bytes < y->bytes ? -1 : 1;
+    return x->index < y->index ? -1 : x->index > y->index;
+}
+
+/* `placed` holds what lives at the time of the item at hand. */
+static int by_time_place(struct hapi_lifetime *items, size_t n, struct by_size *order, size_t *placed)
+{
+    size_t live = 0;
+
+    for (size_t i = 0; i < n; i++)
+        order[i] = (struct by_size){(size_t)(items[i].first < 0 ? 0 : items[i].first), i};
+    qsort(order, n, sizeof *order, by_time_compare);
+    for (size_t i = 0; i < n; i++) {
+        struct hapi_lifetime *it = &items[order[i].index];
+        size_t kept = 0;
+        if (!it->bytes)
+            continue;
+        for (size_t k = 0; k < live; k++)
+            if (items[placed[k]].last >= it->first)
+                placed[kept++] = placed[k];
+        live = kept;
+        if (live == LIVE_MAX)
+            return HAPI_ETOOBIG;
+        it->offset = gap_find(items, placed, live, it);
+        placed_insert(items, placed, live++, order[i].index);
+    }
+    return HAPI_OK;
+}
+
 int hapi_memory_place(struct hapi_lifetime *items, size_t n, size_t *total, struct hapi_err *err)
 {
     struct by_size *order = calloc(n ? n : 1, sizeof *order);
-    size_t *placed = calloc(n ? n : 1, sizeof *placed), n_placed = 0, sum = 0, top = 0;
+    size_t *placed = calloc(n ? n : 1, sizeof *placed), sum = 0, top = 0;
     int rc = HAPI_OK;
 
     if (!order || !placed) {
@@ -71,18 +121,15 @@ int hapi_memory_place(struct hapi_lifetime *items, size_t n, size_t *total, stru
             goto fail;
         }
         sum += round_up(items[i].bytes);
+        items[i].offset = 0;
     }
     qsort(order, n, sizeof *order, by_size_compare);
-    for (size_t i = 0; i < n; i++) {
-        struct hapi_lifetime *it = &items[order[i].index];
-        it->offset = 0;
-        if (!it->bytes)
-            continue;
-        it->offset = gap_find(items, placed, n_placed, it);
-        placed_insert(items, placed, n_placed++, order[i].index);
-        if (it->offset + round_up(it->bytes) > top)
-            top = it->offset + round_up(it->bytes);
-    }
+    rc = n > BY_SIZE_MAX ? by_time_place(items, n, order, placed) : by_size_place(items, n, order, placed);
+    if (rc)
+        hapi_err_set(err, rc, 0, "more than %d tensors of %zu are needed at once", LIVE_MAX, n);
+    for (size_t i = 0; i < n; i++)
+        if (items[i].bytes && items[i].offset + round_up(items[i].bytes) > top)
+            top = items[i].offset + round_up(items[i].bytes);
     *total = top;
 fail:
     free(placed);

@@ -18,7 +18,9 @@ struct hapi_lifetime {
 };
 
 /* Places all n items, largest first, each at the tightest gap between those already placed whose lifetimes
- * meet its own. *total: bytes of the whole. Errors: HAPI_ENOMEM, HAPI_ETOOBIG when the sum overflows. */
+ * meet its own; beyond 8192 of them (no network has that many), in order of time, which takes time in
+ * proportion to what lives at once. *total: bytes of the whole. Errors: HAPI_ENOMEM; HAPI_ETOOBIG when the
+ * sum overflows, or when of so many more than 4096 live at once. */
 int hapi_memory_place(struct hapi_lifetime *items, size_t n, size_t *total, struct hapi_err *err);
 
 #endif
