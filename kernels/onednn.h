@@ -35,6 +35,7 @@ struct hapi_dnn_storage {
     size_t bytes, index, offset;
     const void *data;
     int first, last; /* ops that touch it; -1: none yet */
+    int until;       /* last step that reads a value which has been in it */
 };
 
 struct hapi_dnn_rep {

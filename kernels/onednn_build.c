@@ -129,6 +129,8 @@ static int rep_add(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum ha
     while (*at >= 0)
         at = &b->reps[*at].next;
     b->reps[b->n_reps] = (struct hapi_dnn_rep){value, dtype, layout, storage, 0, -1};
+    if (b->last_use[value] > b->storages[storage].until)
+        b->storages[storage].until = b->last_use[value];
     *at = (int)b->n_reps;
     return (int)b->n_reps++;
 }
@@ -193,12 +195,7 @@ bool hapi_dnn_dies(const struct hapi_dnn *b, int rep)
 {
     int storage = b->reps[rep].storage, now = (int)(b->step - b->steps);
 
-    if (b->storages[storage].place != HAPI_DNN_ARENA)
-        return false;
-    for (size_t i = 0; i < b->n_reps; i++)
-        if (b->reps[i].storage == storage && b->last_use[b->reps[i].value] > now)
-            return false;
-    return true;
+    return b->storages[storage].place == HAPI_DNN_ARENA && b->storages[storage].until <= now;
 }
 
 /* A constant in a dtype and layout; the graph's own bytes where they are that already and stay. */
