@@ -5,7 +5,7 @@
 #ifndef HAPI_CLIENT_CMD_H
 #define HAPI_CLIENT_CMD_H
 
-#include "err.h"
+#include "kernels.h"
 
 enum { CMD_OK = 0, CMD_FAILURE = 1, CMD_USAGE = 2 };
 
@@ -17,6 +17,8 @@ int cmd_train(int argc, char **argv);
 
 /* "hapi cuts: ..." on stderr; returns CMD_FAILURE. */
 int cmd_fail(const char *cmd, const struct hapi_err *err);
+/* What a fixed batch of the model means, as a note on stderr; nothing where it is free. */
+void cmd_batch_note(const char *cmd, struct hapi_model *m);
 /* "hapi cuts: ... (see hapi cuts --help)" on stderr; gives CMD_USAGE. */
 static inline int cmd_usage_code(void)
 {

@@ -19,7 +19,8 @@ static void help(void)
           "alive\n"
           "           after it; at most 16384 cuts\n"
           "  --max-tensors N   of --all: cuts of at most N tensors (1..64, default 64)\n"
-          "  --json   {\"model\", \"cuts\": [{\"index\", \"name\", \"id\", \"tensors\": [{\"name\", "
+          "  --json   {\"model\", \"batch\": free|rebound|one, \"cuts\": [{\"index\", \"name\", \"id\", "
+          "\"tensors\": [{\"name\", "
           "\"dtype\", \"shape\",\n"
           "           \"bytes\"}], \"bytes_f32\", \"flops\", \"params\"}]}\n"
           "  --help\n",
@@ -74,10 +75,14 @@ fail:
     return NULL;
 }
 
-static int print_json(const char *model, const struct hapi_cut *cuts, size_t n)
+static int print_json(const char *model, struct hapi_model *m, const struct hapi_cut *cuts, size_t n)
 {
+    static const char *const batch[] = {[HAPI_MODEL_BATCH_FREE] = "free",
+                                        [HAPI_MODEL_BATCH_REBOUND] = "rebound",
+                                        [HAPI_MODEL_BATCH_ONE] = "one"};
     cJSON *root = cJSON_CreateObject(), *list = root ? cJSON_AddArrayToObject(root, "cuts") : NULL;
-    bool ok = list && cJSON_AddStringToObject(root, "model", model);
+    bool ok = list && cJSON_AddStringToObject(root, "model", model) &&
+              cJSON_AddStringToObject(root, "batch", batch[hapi_model_batch(m, NULL)]);
     char *text;
 
     for (size_t i = 0; i < n && ok; i++)
@@ -130,8 +135,9 @@ static int run(const char *path, uint32_t max_tensors, bool json)
         hapi_err_context(&err, "%s", path);
         rc = cmd_fail("cuts", &err);
     } else if (json) {
-        rc = print_json(path, cuts, n);
+        rc = print_json(path, m, cuts, n);
     } else {
+        cmd_batch_note("cuts", m);
         print_table(cuts, n);
         rc = ferror(stdout) ? CMD_FAILURE : CMD_OK;
     }

@@ -188,6 +188,8 @@ static int plan_make(struct job *j, struct hapi_model *m, struct hapi_plan **pla
             int now = hapi_plan_new(plan, m, &spec, e);
             if (!now) {
                 now = edges_check(j, *plan, e);
+                if (!now && with)
+                    cmd_batch_note("run", m);
                 if (!now)
                     return HAPI_OK;
                 hapi_plan_free(*plan);

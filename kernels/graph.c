@@ -148,8 +148,8 @@ static int bind_given(struct hapi_binding *b, const struct hapi_onnx_io *io, con
     return 0;
 }
 
-/* Dim 0 is the batch, also where the file fixes it: a model exported for one image is bound to any number.
- * (If a Reshape constant holds that number, shape inference says so.) Other symbols have no meaning here. */
+/* Dim 0 is the batch, also where the file fixes it (batch.c says when that is right). Other symbols have no
+ * meaning here. */
 static int bind_input(struct hapi_binding *b, size_t k)
 {
     const struct hapi_onnx_io *io = &b->o->inputs[k];
@@ -536,8 +536,14 @@ int hapi_graph_bind_raw(struct hapi_graph **out, struct hapi_model *m, const str
                         bool raw, struct hapi_err *err)
 {
     /* Without flags (a model that binds at its own batch only) no value is said to be batch-first. */
-    if (spec->batch && !spec->n_bind)
-        hapi_model_flags(m, NULL);
+    if (spec->batch > 0 && !spec->n_bind) {
+        int rc = hapi_model_flags(m, NULL);
+        int64_t fixed;
+        if (hapi_model_batch(m, &fixed) == HAPI_MODEL_BATCH_ONE && spec->batch != fixed)
+            return rc ? hapi_model_flags(m, err)
+                      : hapi_err_set(err, HAPI_EUNSUPPORTED, 0,
+                                     "the model is bound to one sample at a time only");
+    }
     return bind(out, m, spec, false, raw, err);
 }
 
@@ -551,46 +557,4 @@ int hapi_graph_shapes(struct hapi_graph **out, struct hapi_model *m, const char 
 {
     struct hapi_plan_spec spec = {.batch = 1, .to = keep};
     return bind(out, m, &spec, true, false, err);
-}
-
-/* Shapes of all values at a batch, as the file numbers them. */
-static int shapes_at(struct hapi_model *m, int64_t batch, struct hapi_binding *b, struct hapi_err *err)
-{
-    static const struct hapi_plan_spec specs[2] = {{.batch = 1}, {.batch = 3}};
-    int rc = hapi_binding_new(b, m, &specs[batch == 3], true, err);
-
-    rc = rc ? rc : hapi_binding_infer(b);
-    return rc ? hapi_err_context(err, "at batch %lld", (long long)batch), rc : 0;
-}
-
-static bool scales(const struct hapi_shape *one, const struct hapi_shape *three)
-{
-    struct hapi_shape s = *one;
-
-    if (s.rank < 1 || s.dim[0] != 1)
-        return false;
-    s.dim[0] = 3;
-    return hapi_shape_equal(&s, three);
-}
-
-int hapi_model_flags(struct hapi_model *m, struct hapi_err *err)
-{
-    struct hapi_model_cache *c = m->cache;
-    struct hapi_binding one = {.g = NULL}, three = {.g = NULL};
-
-    if (!c->flagged) {
-        c->flagged = true;
-        c->batch_first = calloc(m->onnx.n_values + 1, sizeof *c->batch_first);
-        c->flags_rc = c->batch_first ? 0 : hapi_err_set(&c->flags_err, HAPI_ENOMEM, 0, "out of memory");
-        c->flags_rc = c->flags_rc ? c->flags_rc : shapes_at(m, 1, &one, &c->flags_err);
-        c->flags_rc = c->flags_rc ? c->flags_rc : shapes_at(m, 3, &three, &c->flags_err);
-        for (size_t i = 0; !c->flags_rc && i < m->onnx.n_values; i++)
-            c->batch_first[i] = !hapi_fold_constant(&one, (int)i) && !hapi_fold_constant(&three, (int)i) &&
-                                scales(&one.g->values[i].shape, &three.g->values[i].shape);
-        hapi_graph_free(one.g);
-        hapi_graph_free(three.g);
-    }
-    if (c->flags_rc && err)
-        *err = c->flags_err;
-    return c->flags_rc;
 }

@@ -96,6 +96,13 @@ const uint8_t *hapi_model_hash(const struct hapi_model *m);
 size_t hapi_model_inputs(const struct hapi_model *m, const struct hapi_tensor_desc **out);
 size_t hapi_model_outputs(const struct hapi_model *m, const struct hapi_tensor_desc **out);
 
+/* Whether dim 0 of the inputs, the batch, is free in the file; or fixed, and re-bound to any micro-batch
+ * because each sample is proven to be computed by itself; or fixed to one where that cannot be shown: then a
+ * plan runs its micro-batch one sample at a time (fixed to more, binding fails). *fixed (may be NULL): the
+ * file's number, or 0. */
+enum hapi_model_batch { HAPI_MODEL_BATCH_FREE, HAPI_MODEL_BATCH_REBOUND, HAPI_MODEL_BATCH_ONE };
+enum hapi_model_batch hapi_model_batch(struct hapi_model *m, int64_t *fixed);
+
 /* A cut: the tensors that cross from prefix to suffix. A valid cut separates the graph (every path from the
  * input to the output passes it), its tensors are batch-first (dim 0 scales with the batch, nothing else
  * does) and depend on the input. The default listing has the cuts of one tensor, in topological order,

@@ -27,6 +27,8 @@ struct hapi_model_cache {
     /* Per ONNX value: dim 0 is the batch, and nothing else depends on it. flags_rc: why they are not known.
      */
     bool *batch_first;
+    enum hapi_model_batch batch;
+    int64_t fixed; /* what the file fixes dim 0 to, or 0 */
     int flags_rc;
     struct hapi_err flags_err;
     struct hapi_folded *folded; /* per ONNX node */
@@ -54,7 +56,8 @@ bool hapi_cut_names(const struct hapi_graph *g, const size_t *nodes, size_t n, s
 
 /* The value ids that a cut id names, sorted by name; *out is malloc'd. HAPI_ENOENT names the nearest one. */
 int hapi_model_values(const struct hapi_model *m, const char *id, int **out, size_t *n, struct hapi_err *err);
-/* Fills cache->batch_first by binding at 1 and at 3. The error of the first call is that of all. */
+/* batch.c. Fills cache->batch_first, batch and fixed by binding at 1 and at 3. The error of the first call is
+ * that of all. */
 int hapi_model_flags(struct hapi_model *m, struct hapi_err *err);
 
 struct hapi_binding {

@@ -251,9 +251,17 @@ static int tile_bind(struct hapi_graph **g, int64_t *tiles, struct hapi_model *m
 {
     struct hapi_plan_spec part = *spec;
 
-    part.batch = tile_choose(m, spec, ops);
+    bool single = spec->batch > 1 && !spec->n_bind && hapi_model_batch(m, NULL) == HAPI_MODEL_BATCH_ONE &&
+                  !hapi_model_flags(m, NULL);
+
+    part.batch = single ? 1 : tile_choose(m, spec, ops);
     *tiles = part.batch ? spec->batch / part.batch : 1;
-    return hapi_graph_bind_raw(g, m, &part, ops->copies, err);
+    int rc = hapi_graph_bind_raw(g, m, &part, ops->copies, err);
+    if (!rc && single && !edges_batch_first(*g))
+        rc = hapi_err_set(
+            err, HAPI_EUNSUPPORTED, 0,
+            "the model is for one sample at a time, and an edge of the plan has no dim for more");
+    return rc;
 }
 
 /* ------------------------------------------------------------------ plans */

@@ -372,7 +372,7 @@ static void shapes__that_do_not_fit__are_refused(void)
     build_node(&b, "BatchNormalization", "bn", "x,w,w,w", "y");
     REFUSED(&b, HAPI_EFORMAT, "4 inputs");
 
-    INPUT(&b, "x", 1, 6);
+    INPUT(&b, "x", -1, 6);
     OUTPUT(&b, "y");
     I64S(&b, "s", 2, 3);
     build_node(&b, "Reshape", "re", "x,s", "y");
