@@ -41,7 +41,7 @@ static bool *mark_inside(const struct hapi_graph *g, struct hapi_arena *arena, s
     if (!inside || hapi_fuse(g, arena, &steps, &n, err))
         return NULL;
     for (size_t i = 0; i < n; i++) {
-        int nodes = steps[i].act.kind == HAPI_ACT_GELU ? 5 : steps[i].act.kind == HAPI_ACT_SWISH ? 2 : 1;
+        int nodes = steps[i].act.kind == HAPI_ACT_SWISH ? 2 : 1; /* GELU is one node here: patterns.c */
         for (int k = 1; k < nodes && k < steps[i].n_nodes; k++)
             inside[steps[i].nodes[steps[i].n_nodes - 1 - k]->out[0]] = true;
     }
