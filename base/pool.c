@@ -26,7 +26,7 @@ struct worker {
 struct hapi_pool {
     struct hapi_loop *loop;
     const struct hapi_topology *topology;
-    int n;
+    int n, width;
     unsigned depth;
     _Atomic bool stop;
     struct worker worker[];
@@ -72,7 +72,7 @@ static void *work(void *arg)
     uint64_t n;
 
     if (w->pool->topology)
-        (void)hapi_topology_pin(w->pool->topology, w->core, NULL); /* a wish: cpusets may forbid it */
+        (void)hapi_topology_pin(w->pool->topology, w->core, w->pool->width, NULL); /* cpusets may forbid it */
     for (;;) {
         while ((job = queue_pop(&w->todo))) {
             job->run(job, w->index);
@@ -120,20 +120,23 @@ static int worker_init(struct worker *w, struct hapi_err *err)
 }
 
 int hapi_pool_open(struct hapi_pool **out, struct hapi_loop *loop, int threads, unsigned depth,
-                   const struct hapi_topology *topology, int first_core, struct hapi_err *err)
+                   const struct hapi_topology *topology, int width, struct hapi_err *err)
 {
-    if (threads < 1 || threads > 1024 || !depth || depth > 1u << 16)
-        return hapi_err_set(err, HAPI_EINVAL, 0, "%d compute threads of depth %u", threads, depth);
+    if (threads < 1 || threads > 1024 || !depth || depth > 1u << 16 || width < 1)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "%d compute threads of depth %u and width %d", threads,
+                            depth, width);
     struct hapi_pool *p = calloc(1, sizeof *p + (size_t)threads * sizeof p->worker[0]);
     if (!p)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for %d compute threads", threads);
     p->loop = loop;
     p->topology = topology;
     p->depth = depth;
+    p->width = width;
     for (int i = 0; i < threads; i++) {
         struct worker *w = &p->worker[i];
         *w = (struct worker){.pool = p, .index = i};
-        w->core = topology ? (first_core + i) % hapi_topology_cores(topology) : 0;
+        int places = topology ? hapi_topology_cores(topology) / width : 1;
+        w->core = i % (places ? places : 1) * width;
         int rc = worker_init(w, err);
         if (rc) {
             worker_fini(w);

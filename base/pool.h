@@ -23,10 +23,10 @@ struct hapi_job {
     void (*done)(struct hapi_job *job);
 };
 
-/* `threads` >= 1 workers, worker i pinned to core (first_core + i) of `topology` (NULL: not pinned); each
- * holds up to `depth` jobs. Errors: HAPI_EINVAL, HAPI_ENOMEM, HAPI_ESYS. */
+/* `threads` >= 1 workers, each pinned to `width` >= 1 cores of `topology` (NULL: not pinned), the first from
+ * its first core on; each holds up to `depth` jobs. Errors: HAPI_EINVAL, HAPI_ENOMEM, HAPI_ESYS. */
 int hapi_pool_open(struct hapi_pool **out, struct hapi_loop *loop, int threads, unsigned depth,
-                   const struct hapi_topology *topology, int first_core, struct hapi_err *err);
+                   const struct hapi_topology *topology, int width, struct hapi_err *err);
 /* Waits for the jobs that run; those still queued are run too, and reaped. */
 void hapi_pool_close(struct hapi_pool *p);
 int hapi_pool_threads(const struct hapi_pool *p);

@@ -164,18 +164,19 @@ int hapi_topology_device_numa(const struct hapi_topology *t, const char *device)
     return -1;
 }
 
-int hapi_topology_pin(const struct hapi_topology *t, int core, struct hapi_err *err)
+int hapi_topology_pin(const struct hapi_topology *t, int core, int n, struct hapi_err *err)
 {
     const struct core *c = core_at(t, core);
     hwloc_bitmap_t set;
     int bad = 0;
 
-    if (!c)
-        return hapi_err_set(err, HAPI_EINVAL, 0, "core %d of %d", core, t->n_cores);
+    if (!c || n < 1 || n > t->n_cores - core)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "%d cores from core %d on, of %d", n, core, t->n_cores);
     set = hwloc_bitmap_alloc();
     if (!set)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a cpuset");
-    hwloc_bitmap_only(set, (unsigned)c->cpu);
+    for (int i = 0; i < n; i++)
+        hwloc_bitmap_set(set, (unsigned)c[i].cpu);
     if (hwloc_set_cpubind(t->hw, set, HWLOC_CPUBIND_THREAD))
         bad = errno ? errno : EINVAL;
     hwloc_bitmap_free(set);

@@ -23,8 +23,9 @@ int hapi_topology_core_numa(const struct hapi_topology *t, int core);
 int hapi_topology_core_cpu(const struct hapi_topology *t, int core);
 /* NUMA node nearest to a network or RDMA device ("eth0", "mlx5_0"), or -1 when unknown. */
 int hapi_topology_device_numa(const struct hapi_topology *t, const char *device);
-/* Pins the calling thread to core i and binds its new memory there. */
-int hapi_topology_pin(const struct hapi_topology *t, int core, struct hapi_err *err);
+/* Pins the calling thread, and those that it will start, to `n` >= 1 cores from `core` on, and binds its new
+ * memory to the node of the first. HAPI_EINVAL: there are not so many. */
+int hapi_topology_pin(const struct hapi_topology *t, int core, int n, struct hapi_err *err);
 /* One line per core and NIC, for a person, into buf; returns buf. */
 char *hapi_topology_text(const struct hapi_topology *t, char *buf, size_t size);
 

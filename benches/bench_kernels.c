@@ -24,11 +24,13 @@ struct options {
 
 static const char help[] =
     "usage: hapi-bench kernels --model MODEL.onnx [OPTION...]\n\n"
-    "Times a network, or a part of it, on one core (pin it with taskset), on random images.\n\n"
+    "Times a network, or a part of it, on random images, on one core unless told otherwise (pin it with "
+    "taskset).\n\n"
     "  --micro-batch N   images of one run (default: 8)\n"
     "  --dtype D         f32 or bf16 (default: f32)\n"
     "  --from ID, --to ID  cuts where the part begins and ends (default: the whole network)\n"
     "  --backend B       onednn or ref (default: onednn)\n"
+    "  --threads N       cores of one run (intra-op; default: 1)\n"
     "  --stock           oneDNN's kernels only, none of our own\n"
     "  --bare            also the sum of the bare oneDNN primitives: those of --stock, each timed alone\n"
     "  --layers          also each kernel of the plan, with its time within a run\n"
@@ -233,6 +235,7 @@ static cJSON *json_of(const struct options *o, const struct subject *s, const st
     cJSON_AddBoolToObject(all, "stock", o->spec.stock);
     cJSON_AddNumberToObject(all, "micro_batch", n);
     cJSON_AddNumberToObject(all, "parts", parts);
+    cJSON_AddNumberToObject(all, "threads", o->spec.threads > 1 ? o->spec.threads : 1);
     cJSON_AddNumberToObject(all, "runs", (double)r->ms.n);
     cJSON_AddNumberToObject(all, "images_per_s", 1e3 * n / r->ms.median);
     cJSON_AddNumberToObject(all, "ms_per_image", r->ms.median / n);
@@ -277,12 +280,12 @@ static bool print(const struct options *o, const struct subject *s, const struct
 
 /* ------------------------------------------------------------------ the command */
 
-static bool micro_batch_parse(struct options *o, const char *text)
+static bool count_parse(const char *text, int64_t most, int64_t *n)
 {
     char *end;
 
-    o->spec.batch = strtoll(text, &end, 10);
-    return end > text && !*end && o->spec.batch >= 1 && o->spec.batch <= 1 << 20;
+    *n = strtoll(text, &end, 10);
+    return end > text && !*end && *n >= 1 && *n <= most;
 }
 
 static bool seconds_parse(struct options *o, const char *text)
@@ -296,12 +299,14 @@ static bool seconds_parse(struct options *o, const char *text)
 /* One option; what is wrong with it, or NULL. */
 static const char *option_take(struct options *o, int c, const char *value)
 {
+    int64_t n;
+
     switch (c) {
     case 'm':
         o->model = value;
         return NULL;
     case 'n':
-        return micro_batch_parse(o, value) ? NULL : "--micro-batch is not a number from 1 on";
+        return count_parse(value, 1 << 20, &o->spec.batch) ? NULL : "--micro-batch is not a number from 1 on";
     case 'd':
         o->spec.dtype = hapi_dtype_from_name(value);
         return NULL;
@@ -314,6 +319,9 @@ static const char *option_take(struct options *o, int c, const char *value)
     case 'b':
         o->spec.backend = value;
         return NULL;
+    case 'T':
+        return count_parse(value, 1024, &n) ? (o->spec.threads = (int)n, NULL)
+                                            : "--threads is not from 1 to 1024";
     case 's':
         return seconds_parse(o, value) ? NULL : "--seconds is not a number from 0 to 3600";
     default:
@@ -329,14 +337,21 @@ static const char *option_take(struct options *o, int c, const char *value)
 /* 0, or an exit code plus one. */
 static int parse(struct options *o, int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"model", required_argument, NULL, 'm'},   {"micro-batch", required_argument, NULL, 'n'},
-        {"dtype", required_argument, NULL, 'd'},   {"from", required_argument, NULL, 'f'},
-        {"to", required_argument, NULL, 't'},      {"backend", required_argument, NULL, 'b'},
-        {"seconds", required_argument, NULL, 's'}, {"stock", no_argument, NULL, 'S'},
-        {"bare", no_argument, NULL, 'B'},          {"layers", no_argument, NULL, 'l'},
-        {"paced", no_argument, NULL, 'p'},         {"json", no_argument, NULL, 'j'},
-        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"model", required_argument, NULL, 'm'},
+                                            {"micro-batch", required_argument, NULL, 'n'},
+                                            {"dtype", required_argument, NULL, 'd'},
+                                            {"from", required_argument, NULL, 'f'},
+                                            {"to", required_argument, NULL, 't'},
+                                            {"backend", required_argument, NULL, 'b'},
+                                            {"seconds", required_argument, NULL, 's'},
+                                            {"stock", no_argument, NULL, 'S'},
+                                            {"threads", required_argument, NULL, 'T'},
+                                            {"bare", no_argument, NULL, 'B'},
+                                            {"layers", no_argument, NULL, 'l'},
+                                            {"paced", no_argument, NULL, 'p'},
+                                            {"json", no_argument, NULL, 'j'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
     const char *wrong = NULL;
     int c;
 

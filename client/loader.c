@@ -44,7 +44,7 @@ void loader_node_offered(struct hapi_loader *l)
         rc = window_open(l, &err);
     if (!rc && !l->direct)
         rc = hapi_pool_open(&l->pool, l->loop, l->threads, l->n_nodes * NODE_REQUESTS * REQUEST_SAMPLES,
-                            l->topology, 0, &err);
+                            l->topology, 1, &err);
     if (rc) {
         hapi_err_context(&err, "dataset %s", l->o.dataset);
         loader_fail(l, &err);

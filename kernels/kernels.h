@@ -159,6 +159,7 @@ struct hapi_plan_spec {
     int64_t batch;         /* micro-batch: dim 0; >= 1. 0: the model's dims as they are (hapi run) */
     enum hapi_dtype dtype; /* HAPI_F32 or HAPI_BF16: of compute; f32 accumulate */
     const char *backend;   /* "onednn" or "ref" */
+    int threads;           /* of one run (intra-op: for latency); 0: one. Kernels of our own use one */
     bool stock;            /* oneDNN's kernels only, none of ours: what benchmarks compare with */
     bool plain_io;         /* edges in the model's own order; false: 4-D edges are NHWC */
     /* hapi run only: values bound to graph inputs that shape inference needs as constants */
@@ -214,5 +215,8 @@ int hapi_plan_kernel_run(struct hapi_plan *p, void *arena, const void *const *in
 const char *hapi_numeric_class(const char *backend);
 /* Whether bf16 is hardware here (AMX, or AVX-512 BF16) and whether it is AMX. */
 bool hapi_cpu_has_bf16(bool *amx);
+/* What is wrong with this CPU's arithmetic, for an operator: AMX that its model has and oneDNN cannot use,
+ * with the likely cause. Static string, or NULL when nothing is. */
+const char *hapi_cpu_warning(void);
 
 #endif

@@ -15,10 +15,11 @@
  * sigmoid(x) makes them by the thousand. EfficientNet-B0 ran 1.4 times as long with them. */
 enum { INSTANCE_BYTES_MAX = 256 << 20, DENORMALS_ARE_ZERO = 0x8040 };
 
-/* ------------------------------------------------------------------ one thread per instance */
+/* ------------------------------------------------------------------ threads of an instance */
 
 /* oneDNN (Debian's build: libgomp) splits work over the threads of the calling thread's OpenMP settings, when
- * a primitive is made and when it runs. Each compute thread is a pipeline of its own: one thread. */
+ * a primitive is made and when it runs. Each compute thread is a pipeline of its own: one thread, unless the
+ * plan asks for more (intra-op), which libgomp then starts on the cores that the caller is pinned to. */
 static int (*omp_get)(void);
 static void (*omp_set)(int);
 static pthread_once_t process_once = PTHREAD_ONCE_INIT;
@@ -62,19 +63,14 @@ static void process_init(void)
         engine = NULL;
 }
 
-static int threads_one(void)
+/* Returns what it was; without OpenMP that is n. */
+static int threads_set(int n)
 {
-    int before = omp_get && omp_set ? omp_get() : 1;
+    int before = omp_get && omp_set ? omp_get() : n;
 
-    if (before != 1)
-        omp_set(1);
+    if (before != n)
+        omp_set(n);
     return before;
-}
-
-static void threads_restore(int before)
-{
-    if (before != 1)
-        omp_set(before);
 }
 
 /* ------------------------------------------------------------------ compile */
@@ -292,7 +288,7 @@ static int dnn_compile(struct hapi_backend **out, const struct hapi_graph *g,
     pthread_once(&process_once, process_init);
     if (!b)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a plan");
-    threads = threads_one();
+    threads = threads_set(spec->threads > 1 ? spec->threads : 1);
     b->base.ops = &hapi_backend_onednn;
     b->g = g;
     b->spec = *spec;
@@ -314,11 +310,11 @@ static int dnn_compile(struct hapi_backend **out, const struct hapi_graph *g,
     if ((rc = values_prepare(b, err)) || (rc = inputs_add(b, err)) || (rc = steps_compile(b, err)) ||
         (rc = outputs_add(b, err)) || (rc = arena_place(b, err)))
         goto fail;
-    threads_restore(threads);
+    threads_set(threads);
     *out = &b->base;
     return HAPI_OK;
 fail:
-    threads_restore(threads);
+    threads_set(threads);
     dnn_free(&b->base);
     return rc;
 }
@@ -402,7 +398,7 @@ static int op_run(struct hapi_dnn *b, const struct run *r, struct hapi_dnn_op *o
 
 static int ops_run(struct hapi_dnn *b, const struct run *r, size_t first, size_t end, struct hapi_err *err)
 {
-    int threads = threads_one(), rc = HAPI_OK;
+    int threads = threads_set(b->spec.threads > 1 ? b->spec.threads : 1), rc = HAPI_OK;
     unsigned csr = _mm_getcsr();
 
     _mm_setcsr(csr | DENORMALS_ARE_ZERO);
@@ -410,7 +406,7 @@ static int ops_run(struct hapi_dnn *b, const struct run *r, size_t first, size_t
         rc = op_run(b, r, &b->ops[i], err);
     dnnl_stream_wait(b->stream);
     _mm_setcsr(csr);
-    threads_restore(threads);
+    threads_set(threads);
     return rc;
 }
 

@@ -5,10 +5,6 @@
 #include "kernels_ops.h"
 #include "model.h"
 
-#if HAPI_HAVE_ONEDNN
-#include <dnnl.h>
-#endif
-
 static const struct hapi_backend_ops *const backends[] = {
     &hapi_backend_ref,
 #if HAPI_HAVE_ONEDNN
@@ -55,22 +51,6 @@ const char *hapi_numeric_class(const char *backend)
 {
     const struct hapi_backend_ops *ops = backend_find(backend);
     return ops ? ops->numeric_class() : NULL;
-}
-
-bool hapi_cpu_has_bf16(bool *amx)
-{
-    bool has = false, tiles = false;
-#if HAPI_HAVE_ONEDNN
-    /* oneDNN's answer, not cpuid's: AMX also needs the kernel's permission, which it asks for. ISA values are
-     * sets of features. */
-    unsigned isa = (unsigned)dnnl_get_effective_cpu_isa(), bf16 = dnnl_cpu_isa_avx512_core_bf16;
-    unsigned tile = dnnl_cpu_isa_avx512_core_amx;
-    has = (isa & bf16) == bf16;
-    tiles = (isa & tile) == tile;
-#endif
-    if (amx)
-        *amx = tiles;
-    return has;
 }
 
 /* ------------------------------------------------------------------ weight stores */

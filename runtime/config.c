@@ -196,10 +196,10 @@ static int ranges_check(const struct hapi_config *c, struct hapi_err *err)
         return hapi_err_set(err, HAPI_EINVAL, 0, "--data DIR is missing (see hapi-rt --help)");
     if (!c->micro_batch || c->micro_batch > 512 || c->batches < 2 || c->batches > 1024 ||
         c->read_area < 64 << 10 || c->send_area < 64 << 10 || !c->max_sessions || !c->max_requests ||
-        c->max_requests > 1024 || c->threads > 1024)
+        c->max_requests > 1024 || c->threads > 1024 || !c->intra_op || c->intra_op > 256)
         return hapi_err_set(err, HAPI_EINVAL, 0,
                             "out of range: micro_batch 1..512, batches 2..1024, read_area and send_area >= "
-                            "64K, max_sessions >= 1, max_requests 1..1024, threads 0..1024");
+                            "64K, max_sessions >= 1, max_requests 1..1024, threads 0..1024, intra_op 1..256");
     if (strcmp(c->transport, "auto") && strcmp(c->transport, "ofi") && strcmp(c->transport, "verbs"))
         return hapi_err_set(err, HAPI_EINVAL, 0, "transport is auto, ofi or verbs, not `%s`", c->transport);
     if (!mtu || c->tos > 255 || c->sl > 15 || c->gid_index > 255)

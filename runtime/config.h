@@ -23,7 +23,8 @@
     X(key, STRING, "", "FILE", "pre-shared keys (identity:hex a line): TLS 1.3 on the control channel")      \
     X(insecure, BOOL, "false", "", "serve an address off loopback without a key")                            \
     X(cache, STRING, "", "DIR", "where dataset indexes are kept between runs")                               \
-    X(threads, UINT, "0", "N", "compute threads; 0: one per core")                                           \
+    X(threads, UINT, "0", "N", "compute threads; 0: as many as the cores allow")                             \
+    X(intra_op, UINT, "1", "N", "cores that each of them uses for one micro-batch: latency, not throughput") \
     X(micro_batch, UINT, "8", "N", "most images computed at once (the batch a client trains on is its own)") \
     X(batches, UINT, "8", "N", "micro-batches in flight")                                                    \
     X(read_area, SIZE, "4M", "BYTES", "encoded images of one micro-batch")                                   \

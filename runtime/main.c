@@ -53,6 +53,8 @@ static void say_ready(const struct hapi_rt *rt)
     hapi_log(HAPI_LOG_INFO, "ready", "listen=%s:%u transport=%s%s class=%s threads=%u slab_mib=%zu", rt->host,
              hapi_rt_port(rt), hapi_fabrics_text(rt, offered), without, hapi_numeric_class(cfg->backend),
              cfg->threads, rt->slab.size >> 20);
+    if (hapi_cpu_warning())
+        hapi_log(HAPI_LOG_WARN, "cpu", "why=%s", hapi_log_quote(quoted, sizeof quoted, hapi_cpu_warning()));
     printf("ready %.1s%s%s:%u\n", bracket, rt->host, *bracket ? "]" : "", hapi_rt_port(rt));
     fflush(stdout);
 }

@@ -62,7 +62,7 @@ int hapi_models_open(struct hapi_models **out, struct hapi_loop *loop, const str
     if (!m)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for the model table");
     m->opt = *opt;
-    int rc = hapi_pool_open(&m->builder, loop, 1, PREFIXES_MAX * 2, NULL, 0, err);
+    int rc = hapi_pool_open(&m->builder, loop, 1, PREFIXES_MAX * 2, NULL, 1, err);
     if (rc) {
         free(m);
         return rc;
@@ -232,6 +232,7 @@ static void prefix_run(struct hapi_job *job, int worker)
             .batch = x->micro_batch,
             .dtype = p->key.compute,
             .backend = p->owner->opt.backend,
+            .threads = p->owner->opt.intra_op,
         };
         if (hapi_plan_new(&x->plans[i], p->model->model, &spec, &x->err))
             return;

@@ -19,6 +19,7 @@ struct hapi_prefix;
 struct hapi_models_options {
     const char *backend;
     int threads;                /* compute threads: plans of each prefix */
+    int intra_op;               /* threads of each plan */
     uint32_t micro_batch;       /* upper bound */
     uint64_t send_area;         /* bytes the activations of one micro-batch may take */
     void (*changed)(void *arg); /* a prefix became ready or failed */

@@ -20,10 +20,12 @@ static void woken(void *arg)
 
 static int compute_open(struct hapi_rt *rt, struct hapi_err *err)
 {
-    int threads = rt->cfg.threads ? (int)rt->cfg.threads : hapi_topology_cores(rt->topology);
+    int width = (int)rt->cfg.intra_op, room = hapi_topology_cores(rt->topology) / width;
+    int threads = rt->cfg.threads ? (int)rt->cfg.threads : room ? room : 1;
     struct hapi_models_options opt = {
         .backend = rt->cfg.backend,
         .threads = threads,
+        .intra_op = width,
         .micro_batch = rt->cfg.micro_batch,
         .send_area = rt->cfg.send_area,
         .changed = hapi_session_prefixes_changed,
@@ -41,7 +43,7 @@ static int compute_open(struct hapi_rt *rt, struct hapi_err *err)
     }
     int rc = hapi_models_open(&rt->models, rt->loop, &opt, err);
     if (!rc)
-        rc = hapi_pool_open(&rt->pool, rt->loop, threads, rt->cfg.batches, rt->topology, 0, err);
+        rc = hapi_pool_open(&rt->pool, rt->loop, threads, rt->cfg.batches, rt->topology, width, err);
     return rc;
 }
 

@@ -36,7 +36,7 @@ static void submit__more_than_the_queues_hold__busy_then_all_done(void)
 
     if (hapi_loop_open(&loop, 64, &err))
         SKIP(err.text);
-    REQUIRE(hapi_pool_open(&pool, loop, THREADS, DEPTH, NULL, 0, &err) == 0);
+    REQUIRE(hapi_pool_open(&pool, loop, THREADS, DEPTH, NULL, 1, &err) == 0);
     hapi_loop_on_wake(loop, reap, &pool);
     for (int i = 0; i < JOBS;) {
         jobs[i].job = (struct hapi_job){run, done};
@@ -70,7 +70,7 @@ static void close__jobs_still_queued__run_and_answered(void)
     int answered = 0;
 
     REQUIRE(hapi_loop_open(&loop, 64, NULL) == 0);
-    REQUIRE(hapi_pool_open(&pool, loop, 2, 8, NULL, 0, NULL) == 0);
+    REQUIRE(hapi_pool_open(&pool, loop, 2, 8, NULL, 1, NULL) == 0);
     for (int i = 0; i < 8; i++) {
         jobs[i].job = (struct hapi_job){run, done};
         REQUIRE(hapi_pool_submit(pool, &jobs[i].job) == 0);
@@ -79,7 +79,7 @@ static void close__jobs_still_queued__run_and_answered(void)
     for (int i = 0; i < 8; i++)
         answered += jobs[i].run == 1 && jobs[i].done == 1;
     CHECK(answered == 8);
-    CHECK(hapi_pool_open(&pool, loop, 0, 8, NULL, 0, NULL) == HAPI_EINVAL);
+    CHECK(hapi_pool_open(&pool, loop, 0, 8, NULL, 1, NULL) == HAPI_EINVAL);
     hapi_loop_close(loop);
 }
 

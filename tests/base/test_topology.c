@@ -52,11 +52,14 @@ static void pin__each_core__runs_there(void)
 
     REQUIRE(!hapi_topology_open(&t, NULL));
     for (int i = 0; i < hapi_topology_cores(t); i++) {
-        CHECKF(!hapi_topology_pin(t, i, &err), "%s", err.text);
+        CHECKF(!hapi_topology_pin(t, i, 1, &err), "%s", err.text);
         CHECK(sched_getcpu() == hapi_topology_core_cpu(t, i));
     }
-    CHECK(hapi_topology_pin(t, hapi_topology_cores(t), &err) == HAPI_EINVAL);
-    CHECK(hapi_topology_pin(t, -1, &err) == HAPI_EINVAL);
+    CHECKF(!hapi_topology_pin(t, 0, hapi_topology_cores(t), &err), "%s", err.text);
+    CHECK(hapi_topology_pin(t, 0, hapi_topology_cores(t) + 1, &err) == HAPI_EINVAL);
+    CHECK(hapi_topology_pin(t, 0, 0, &err) == HAPI_EINVAL);
+    CHECK(hapi_topology_pin(t, hapi_topology_cores(t), 1, &err) == HAPI_EINVAL);
+    CHECK(hapi_topology_pin(t, -1, 1, &err) == HAPI_EINVAL);
     hapi_topology_close(t);
 }
 

@@ -126,6 +126,24 @@ static void f32__micro_batches_1_3_5_8_32__same_bits(void)
     micro_batches(HAPI_F32, false);
 }
 
+static void f32__one_thread_or_two__same_bits(void)
+{
+    for (size_t k = 0; k < NETS; k++) {
+        struct hapi_model *m = nets[k].make();
+        float *x = net_input((size_t)SAMPLES * 3 * SIZE * SIZE, 8);
+        struct hapi_plan_spec spec = {.batch = SAMPLES, .dtype = HAPI_F32, .backend = "onednn"};
+        float *one = features(m, &spec, x, SAMPLES);
+        spec.threads = 2;
+        float *two = features(m, &spec, x, SAMPLES);
+        CHECKF(net_same(one, two, (size_t)SAMPLES * 10 * sizeof *one), "%s: NMSE %g", nets[k].name,
+               net_nmse(two, one, (size_t)SAMPLES * 10));
+        free(two);
+        free(one);
+        free(x);
+        hapi_model_close(m);
+    }
+}
+
 static void f32__prefix_then_suffix_at_every_cut__same_bits_as_the_whole(void)
 {
     for (size_t k = 0; k < NETS; k++) {
@@ -303,6 +321,7 @@ int main(void)
     CASE(numeric_class__names_isa_and_library);
     CASE(all_networks__against_ref__agree);
     CASE(f32__micro_batches_1_3_5_8_32__same_bits);
+    CASE(f32__one_thread_or_two__same_bits);
     CASE(f32__prefix_then_suffix_at_every_cut__same_bits_as_the_whole);
     CASE(bf16__against_f32__agrees_to_its_precision);
     CASE(plan__outputs_that_are_inputs_or_read_on__are_right);
