@@ -44,7 +44,12 @@ struct hapi_dnn_rep {
     enum hapi_layout layout;
     int storage;
     int64_t row; /* channels-last: elements from pixel to pixel where it is part of wider rows; 0: dense */
-    int next;    /* another rep of the value, or -1 */
+    /* Not NULL: a view. Element strides by logical dim, from element `offset` of the storage on: Transpose,
+     * Slice, Split, Expand, Reshape and the like move nothing until somebody needs the value dense, and then
+     * all at once. */
+    const int64_t *stride;
+    int64_t offset;
+    int next; /* another rep of the value, or -1 */
 };
 
 /* A primitive's argument. */
@@ -161,6 +166,17 @@ int hapi_dnn_make(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum hap
                   struct hapi_err *err);
 int hapi_dnn_make_in(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum hapi_layout layout,
                      int storage, struct hapi_err *err);
+/* A rep to look at the value through, dense or not, in its dtype of computing, with its strides. Returns its
+ * index. */
+int hapi_dnn_look(struct hapi_dnn *b, int value, int64_t *stride, int64_t *offset, struct hapi_err *err);
+/* A product's second operand whose last two dims a view has swapped, and that nothing holds dense: it may be
+ * made dense as it is. Whether the value is one, with the strides that it would have; and a rep with them
+ * (only for such a value). */
+bool hapi_dnn_swapped(const struct hapi_dnn *b, int value, int64_t *stride);
+int hapi_dnn_need_swapped(struct hapi_dnn *b, int value, struct hapi_err *err);
+/* Element strides by logical dim as a descriptor. */
+dnnl_status_t hapi_dnn_strided_md(const struct hapi_shape *s, enum hapi_dtype dtype, const int64_t *stride,
+                                  dnnl_memory_desc_t *md);
 /* Whether the present step may write over the rep: temporary memory, and nothing in it is read later. */
 bool hapi_dnn_dies(const struct hapi_dnn *b, int rep);
 /* Descriptor from an operation descriptor; HAPI_DNN_NONE when there is none or only a `ref` one. */
@@ -187,9 +203,9 @@ void hapi_dnn_strides(const struct hapi_dnn *b, int rep, int64_t *stride);
  * on. */
 struct hapi_dnn_op *hapi_dnn_op_next(struct hapi_dnn *b, enum hapi_dnn_op_kind kind);
 void hapi_dnn_touch(struct hapi_dnn *b, int storage);
-/* As hapi_dnn_make_in, for a value that is part of rows of `row` channels. */
-int hapi_dnn_make_rows(struct hapi_dnn *b, int value, enum hapi_dtype dtype, int storage, int64_t row,
-                       struct hapi_err *err);
+/* A rep in `storage`, whatever that is; it stays what it is (hapi_dnn_make_in may make it the caller's). */
+int hapi_dnn_rep_add(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum hapi_layout layout,
+                     int storage, struct hapi_err *err);
 
 /* ---- onednn_vector.c: kernels of ours in place of oneDNN's, where b->vector. HAPI_DNN_NONE: not this one.
  */

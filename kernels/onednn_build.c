@@ -119,8 +119,8 @@ enum hapi_layout hapi_dnn_layout(const struct hapi_dnn *b, int value)
     return b->rep_of[value] >= 0 ? b->reps[b->rep_of[value]].layout : HAPI_LAYOUT_PLAIN;
 }
 
-static int rep_add(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum hapi_layout layout, int storage,
-                   struct hapi_err *err)
+int hapi_dnn_rep_add(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum hapi_layout layout,
+                     int storage, struct hapi_err *err)
 {
     int *at = &b->rep_of[value];
 
@@ -128,7 +128,8 @@ static int rep_add(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum ha
         return no_memory(err);
     while (*at >= 0)
         at = &b->reps[*at].next;
-    b->reps[b->n_reps] = (struct hapi_dnn_rep){value, dtype, layout, storage, 0, -1};
+    b->reps[b->n_reps] = (struct hapi_dnn_rep){
+        .value = value, .dtype = dtype, .layout = layout, .storage = storage, .next = -1};
     if (b->last_use[value] > b->storages[storage].until)
         b->storages[storage].until = b->last_use[value];
     *at = (int)b->n_reps;
@@ -162,7 +163,7 @@ int hapi_dnn_make(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum hap
         b->storages[s].index = (size_t)b->out_of[value];
         b->out_done[b->out_of[value]] = true;
     }
-    return rep_add(b, value, dtype, layout, s, err);
+    return hapi_dnn_rep_add(b, value, dtype, layout, s, err);
 }
 
 int hapi_dnn_make_in(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum hapi_layout layout,
@@ -178,17 +179,7 @@ int hapi_dnn_make_in(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum 
         s->index = (size_t)b->out_of[value];
         b->out_done[b->out_of[value]] = true;
     }
-    return rep_add(b, value, dtype, layout, storage, err);
-}
-
-int hapi_dnn_make_rows(struct hapi_dnn *b, int value, enum hapi_dtype dtype, int storage, int64_t row,
-                       struct hapi_err *err)
-{
-    int r = rep_add(b, value, dtype, HAPI_LAYOUT_NHWC, storage, err);
-
-    if (r >= 0)
-        b->reps[r].row = row;
-    return r;
+    return hapi_dnn_rep_add(b, value, dtype, layout, storage, err);
 }
 
 bool hapi_dnn_dies(const struct hapi_dnn *b, int rep)
@@ -218,11 +209,11 @@ static int need_constant(struct hapi_dnn *b, int value, enum hapi_dtype dtype, e
             return hapi_dnn_fail(b, dnnl_invalid_arguments, "cannot describe a constant", err);
         s = hapi_dnn_weight(b, v->data, v->raw, &from, &to, err);
     }
-    return s < 0 ? s : rep_add(b, value, dtype, layout, s, err);
+    return s < 0 ? s : hapi_dnn_rep_add(b, value, dtype, layout, s, err);
 }
 
-static dnnl_status_t strided_md(const struct hapi_shape *s, enum hapi_dtype dtype, const int64_t *stride,
-                                dnnl_memory_desc_t *md)
+dnnl_status_t hapi_dnn_strided_md(const struct hapi_shape *s, enum hapi_dtype dtype, const int64_t *stride,
+                                  dnnl_memory_desc_t *md)
 {
     dnnl_dims_t dims = {1}, strides = {1};
 
@@ -244,9 +235,10 @@ static int convert(struct hapi_dnn *b, int from, int to, struct hapi_err *err)
 
     hapi_dnn_strides(b, from, stride);
     if (f.dtype == t.dtype)
-        return hapi_dnn_view(b, from, 0, stride, to, err);
-    if (strided_md(s, f.dtype, stride, &a) || hapi_dnn_md(s, t.dtype, t.layout, 0, &c))
+        return hapi_dnn_view(b, from, f.offset, stride, to, err);
+    if (hapi_dnn_strided_md(s, f.dtype, stride, &a) || hapi_dnn_md(s, t.dtype, t.layout, 0, &c))
         return hapi_dnn_fail(b, dnnl_invalid_arguments, "cannot describe a tensor", err);
+    a.offset0 = f.offset;
     dnnl_status_t status = hapi_dnn_attr(false, NULL, &attr);
     if (!status)
         status = dnnl_reorder_primitive_desc_create(&pd, &a, b->engine, &c, b->engine, attr);
@@ -268,14 +260,14 @@ int hapi_dnn_need(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum hap
     for (int r = any; r >= 0; r = b->reps[r].next) {
         if (b->reps[r].dtype != dtype)
             continue;
-        if (b->reps[r].row) {
+        if (b->reps[r].row || b->reps[r].stride) {
             best = b->reps[best].dtype == dtype ? best : r;
             continue;
         }
         if (b->reps[r].layout == layout)
             return r;
         if (same_order(&v->shape))
-            return rep_add(b, value, dtype, layout, b->reps[r].storage, err);
+            return hapi_dnn_rep_add(b, value, dtype, layout, b->reps[r].storage, err);
         best = r;
     }
     if (v->data)
@@ -494,6 +486,10 @@ void hapi_dnn_strides(const struct hapi_dnn *b, int rep, int64_t *stride)
 {
     const struct hapi_shape *s = &b->g->values[b->reps[rep].value].shape;
 
+    if (b->reps[rep].stride) {
+        memcpy(stride, b->reps[rep].stride, (size_t)s->rank * sizeof *stride);
+        return;
+    }
     hapi_dnn_dense(s, b->reps[rep].layout, stride);
     for (int i = 0; b->reps[rep].row && i < s->rank; i++)
         if (i != 1)
@@ -501,22 +497,26 @@ void hapi_dnn_strides(const struct hapi_dnn *b, int rep, int64_t *stride)
 }
 
 /* A strided copy by oneDNN's reorder, which is vectorised for transposes; HAPI_DNN_NONE where it cannot. */
-static int view_reorder(struct hapi_dnn *b, int src_rep, const int64_t *stride, int dst_rep,
+static int view_reorder(struct hapi_dnn *b, int src_rep, int64_t offset, const int64_t *stride, int dst_rep,
                         struct hapi_err *err)
 {
     const struct hapi_dnn_rep *s = &b->reps[src_rep], *d = &b->reps[dst_rep];
     const struct hapi_shape *shape = &b->g->values[d->value].shape;
+    int64_t to_stride[HAPI_MAX_RANK] = {0};
     dnnl_memory_desc_t from, to;
     dnnl_primitive_attr_t attr;
     dnnl_primitive_desc_t pd;
 
+    hapi_dnn_strides(b, dst_rep, to_stride);
     if (hapi_dnn_type(d->dtype) == dnnl_data_type_undef || shape->rank < 1)
         return HAPI_DNN_NONE;
     for (int i = 0; i < shape->rank; i++)
         if (stride[i] < 1)
             return HAPI_DNN_NONE;
-    if (strided_md(shape, s->dtype, stride, &from) || hapi_dnn_md(shape, d->dtype, d->layout, 0, &to))
+    if (hapi_dnn_strided_md(shape, s->dtype, stride, &from) ||
+        hapi_dnn_strided_md(shape, d->dtype, to_stride, &to))
         return HAPI_DNN_NONE;
+    from.offset0 = offset;
     dnnl_status_t status = hapi_dnn_attr(false, NULL, &attr);
     if (!status)
         status = dnnl_reorder_primitive_desc_create(&pd, &from, b->engine, &to, b->engine, attr);
@@ -545,10 +545,12 @@ int hapi_dnn_view(struct hapi_dnn *b, int src_rep, int64_t offset, const int64_t
                   struct hapi_err *err)
 {
     size_t size = hapi_dtype_size(b->reps[dst_rep].dtype);
-    int rc = offset ? HAPI_DNN_NONE : view_reorder(b, src_rep, stride, dst_rep, err);
+    int rc = view_reorder(b, src_rep, offset, stride, dst_rep, err);
 
     if (rc != HAPI_DNN_NONE)
         return rc;
+    if (b->reps[dst_rep].stride)
+        return hapi_dnn_fail(b, dnnl_unimplemented, "no fast copy", err);
     const struct hapi_dnn_rep *s = &b->reps[src_rep], *d = &b->reps[dst_rep];
     struct hapi_dnn_op *op = hapi_dnn_op_next(b, HAPI_DNN_COPY);
     if (!op)

@@ -13,6 +13,8 @@ struct product {
     int out;          /* value that the product writes */
     enum hapi_dtype dtype, out_dtype;
     dnnl_memory_desc_t src_md, wei_md, wei_plain, bias_md, dst_md;
+    bool swapped; /* weights: as hapi_dnn_need_swapped() gives them, with these strides */
+    int64_t wei_stride[HAPI_MAX_RANK];
     float alpha, beta; /* factors of constant weights and bias */
     double flops;
 };
@@ -63,7 +65,8 @@ static int product_args(struct hapi_dnn *b, const struct product *p, const dnnl_
     if (r < 0)
         return r;
     args[n++] = (struct hapi_dnn_arg){DNNL_ARG_SRC, &p->src_md, b->reps[r].storage};
-    r = b->g->values[p->weights].data || p->wei_md.format_kind == dnnl_format_kind_any
+    r = p->swapped ? hapi_dnn_need_swapped(b, p->weights, err)
+        : b->g->values[p->weights].data || p->wei_md.format_kind == dnnl_format_kind_any
             ? operand(b, p->weights, p->alpha, &p->wei_plain, wei, err)
             : hapi_dnn_need(b, p->weights, p->dtype, HAPI_LAYOUT_PLAIN, err);
     if (r < 0)
@@ -217,7 +220,8 @@ static dnnl_status_t batch_mds(const struct hapi_dnn *b, struct product *p, cons
     dnnl_status_t s = hapi_dnn_md(a, b->spec.dtype, HAPI_LAYOUT_PLAIN, ndims, &p->src_md);
 
     if (!s)
-        s = hapi_dnn_md(w, b->spec.dtype, HAPI_LAYOUT_PLAIN, ndims, &p->wei_md);
+        s = p->swapped ? hapi_dnn_strided_md(w, b->spec.dtype, p->wei_stride, &p->wei_md)
+                       : hapi_dnn_md(w, b->spec.dtype, HAPI_LAYOUT_PLAIN, ndims, &p->wei_md);
     if (!s)
         s = hapi_dnn_md(w, HAPI_F32, HAPI_LAYOUT_PLAIN, ndims, &p->wei_plain);
     if (s)
@@ -247,9 +251,17 @@ int hapi_dnn_matmul(struct hapi_dnn *b, struct hapi_err *err)
     struct hapi_shape a = as_matrix(&x->shape, true), w = as_matrix(&y->shape, false);
     int ndims = y->data && w.rank == 2 ? 2 : a.rank > w.rank ? a.rank : w.rank;
     p.flops = 2.0 * (double)hapi_ref_count(&b->g->values[b->step->out].shape) * (double)a.dim[a.rank - 1];
-    if (ndims == 2 ? flat_mds(b, &p, &a, &w) : batch_mds(b, &p, &a, &w, ndims))
-        return HAPI_DNN_NONE;
     if (p.bias >= 0 && !row_bias(b, p.bias, w.dim[w.rank - 1], ndims, &p.bias_md))
+        return HAPI_DNN_NONE;
+    p.dtype = b->spec.dtype;
+    p.swapped = ndims > 2 && w.rank == ndims && hapi_dnn_swapped(b, p.weights, p.wei_stride);
+    if (p.swapped && !batch_mds(b, &p, &a, &w, ndims)) {
+        int rc = product_emit(b, &p, true, err);
+        if (rc != HAPI_DNN_NONE)
+            return rc;
+    }
+    p.swapped = false;
+    if (ndims == 2 ? flat_mds(b, &p, &a, &w) : batch_mds(b, &p, &a, &w, ndims))
         return HAPI_DNN_NONE;
     return product_compile(b, &p, err);
 }

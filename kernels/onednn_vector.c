@@ -381,6 +381,9 @@ int hapi_dnn_vector_concat(struct hapi_dnn *b, struct hapi_err *err)
     }
     block->used = at;
     block->concat = n;
-    int y = hapi_dnn_make_rows(b, b->step->out, dtype, block->storage, block->row, err);
-    return y < 0 ? y : HAPI_OK;
+    int y = hapi_dnn_rep_add(b, b->step->out, dtype, HAPI_LAYOUT_NHWC, block->storage, err);
+    if (y < 0)
+        return y;
+    b->reps[y].row = block->row;
+    return HAPI_OK;
 }
