@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""Convolutions, pools and Resize with random attributes through `hapi run` on every back end, against torch.
+"""Convolutions, pools and Resize with random attributes, and chains of what only moves elements, through `hapi run` on
+every back end, against torch.
 
     torch_ops.py --hapi BUILD/hapi [--seed N]
 
@@ -43,7 +44,7 @@ class Family:
 
     def constant(self, a):
         name = f"c{len(self.inits)}"
-        self.inits.append(numpy_helper.from_array(np.ascontiguousarray(a), name))
+        self.inits.append(numpy_helper.from_array(np.array(a, order="C"), name))
         return name
 
     def add(self, op, inputs, want, **attrs):
@@ -54,7 +55,7 @@ class Family:
 
     def save(self, path, opset):
         x = helper.make_tensor_value_info("x", TensorProto.FLOAT, list(self.x.shape))
-        y = [helper.make_tensor_value_info(n.output[0], TensorProto.FLOAT, None) for n in self.nodes]
+        y = [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, None) for i in range(len(self.want))]
         graph = helper.make_graph(self.nodes, "g", [x], y, self.inits)
         with open(path, "wb") as f:
             f.write(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]).SerializeToString())
@@ -135,6 +136,124 @@ def antialiased(rng):
     return f
 
 
+def factors(rng, n):
+    """Dims, one to three of them, that have n elements together."""
+    dims = []
+    while n > 1 and len(dims) < 2:
+        d = rng.choice([d for d in range(1, n + 1) if n % d == 0])
+        dims.append(d)
+        n //= d
+    return [*dims, n]
+
+
+class Chain:
+    """Nodes one after the other, computed by torch along the way."""
+
+    def __init__(self, family, rng):
+        self.f, self.rng, self.name, self.t = family, rng, "x", family.x
+        self.what = []
+
+    def node(self, op, inputs, outputs, keep, result, **attrs):
+        names = [f"n{len(self.f.nodes)}_{i}" for i in range(outputs)]
+        self.f.nodes.append(helper.make_node(op, [self.name, *inputs], names, **attrs))
+        self.name, self.t = names[keep], result
+        self.what.append(op)
+
+    def ints(self, *values):
+        return self.f.constant(np.array(values, np.int64))
+
+    def transpose(self):
+        perm = self.rng.sample(range(self.t.dim()), self.t.dim())
+        self.node("Transpose", [], 1, 0, self.t.permute(perm), perm=perm)
+
+    def reshape(self):
+        shape = []
+        for d in self.t.shape:
+            shape += factors(self.rng, d) if self.rng.random() < 0.4 else [d]
+        while len(shape) > 2 and self.rng.random() < 0.6:
+            i = self.rng.randrange(len(shape) - 1)
+            shape[i : i + 2] = [shape[i] * shape[i + 1]]
+        shape = shape[:7] + [int(np.prod(shape[7:]))] if len(shape) > 7 else shape
+        self.node("Reshape", [self.ints(*shape)], 1, 0, self.t.reshape(shape))
+
+    def slice(self):
+        axis = self.rng.randrange(self.t.dim())
+        n = self.t.shape[axis]
+        start, step = self.rng.randrange(n), self.rng.choice((1, 1, 2))
+        self.node(
+            "Slice",
+            [self.ints(start), self.ints(n), self.ints(axis), self.ints(step)],
+            1,
+            0,
+            self.t.index_select(axis, torch.arange(start, n, step)),
+        )
+
+    def split(self):
+        axis = self.rng.randrange(self.t.dim())
+        n = self.t.shape[axis]
+        if n < 2:
+            return
+        a = self.rng.randrange(1, n)
+        keep = self.rng.randrange(2)
+        parts = self.t.split([a, n - a], axis)
+        self.node("Split", [self.ints(a, n - a)], 2, keep, parts[keep], axis=axis)
+
+    def gather(self):
+        axis = self.rng.randrange(self.t.dim())
+        if self.t.dim() < 3:
+            return
+        i = self.rng.randrange(self.t.shape[axis])
+        self.node("Gather", [self.f.constant(np.array(i, np.int64))], 1, 0, self.t.select(axis, i), axis=axis)
+
+    def unsqueeze(self):
+        if self.t.dim() < 6:
+            axis = self.rng.randrange(self.t.dim() + 1)
+            self.node("Unsqueeze", [self.ints(axis)], 1, 0, self.t.unsqueeze(axis))
+
+    def relu(self):
+        self.node("Relu", [], 1, 0, self.t.relu())
+
+    def twice(self):
+        """Read by two, one of which may write over it."""
+        self.node("Add", [self.name], 1, 0, self.t + self.t)
+
+    def pool(self):
+        if self.t.dim() == 4 and min(self.t.shape[2:]) > 1:
+            self.node("MaxPool", [], 1, 0, F.max_pool2d(self.t, 2, 1), kernel_shape=[2, 2])
+
+    def square(self):
+        """Its own transpose is the second operand, as keys are."""
+        if 3 <= self.t.dim() <= 4 and self.t.shape[-2] > 1:
+            before, self_t = self.name, self.t
+            perm = [*range(self.t.dim() - 2), self.t.dim() - 1, self.t.dim() - 2]
+            self.node("Transpose", [], 1, 0, self.t.permute(perm), perm=perm)
+            keys, self.name = self.name, before
+            self.node("MatMul", [keys], 1, 0, self_t @ self.t)
+            self.node("Softmax", [], 1, 0, self.t.softmax(-1), axis=-1)
+
+    def end(self):
+        name = f"y{len(self.f.want)}"
+        self.f.nodes.append(helper.make_node("Identity", [self.name], [name]))
+        self.f.want.append(self.t)
+        self.f.what.append(" ".join(self.what))
+
+
+def chains(rng):
+    f = Family(2)
+    f.x = torch.randn(2, 12, 10, 6)
+    moves = ("transpose", "reshape", "slice", "split", "gather", "unsqueeze")
+    for _ in range(60):
+        c = Chain(f, rng)
+        if rng.random() < 0.5:
+            c.pool()
+        for _ in range(rng.randint(2, 8)):
+            getattr(c, rng.choice((*moves, *moves, "relu", "twice", "pool", "square")))()
+        if rng.random() < 0.5:
+            c.relu()
+        c.end()
+    return f
+
+
 def run(hapi, backend, family, folder, opset):
     """What is wrong, one text a case."""
     model, x = os.path.join(folder, "m.onnx"), os.path.join(folder, "x.npy")
@@ -163,7 +282,7 @@ def main():
     torch.manual_seed(args.seed)
     passed = failed = 0
     families = [(make(rng, dims), 17) for make in (convolutions, pools, resizes) for dims in (1, 2, 3)]
-    for family, opset in [*families, (antialiased(rng), 18)]:
+    for family, opset in [*families, (antialiased(rng), 18), (chains(rng), 17)]:
         for backend in ("ref", "onednn"):
             with tempfile.TemporaryDirectory() as folder:
                 bad = run(args.hapi, backend, family, folder, opset)
