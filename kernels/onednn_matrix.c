@@ -19,12 +19,13 @@ struct product {
     double flops;
 };
 
-/* f32 constant times factor, kept in the instance's arena until the weights have been reordered. */
+/* A f32 constant (its callers have looked) times factor, kept in the instance's arena until the weights have
+ * been reordered. */
 static const void *scaled(struct hapi_dnn *b, int value, float factor)
 {
     const struct hapi_value *v = &b->g->values[value];
     int64_t n = hapi_ref_count(&v->shape);
-    float *p = hapi_arena_array(b->mem, (size_t)n + 1, sizeof *p);
+    float *p = v->data ? hapi_arena_array(b->mem, (size_t)n + 1, sizeof *p) : NULL;
 
     if (p)
         memcpy(p, v->data, (size_t)n * sizeof *p);
