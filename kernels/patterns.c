@@ -311,16 +311,19 @@ static int try_gelu(struct match *m, const struct hapi_node *n)
  */
 static int mean_axis(const struct match *m, const struct hapi_node *n)
 {
-    const struct hapi_value *x = &m->b->g->values[n->in[0]];
-    const struct hapi_value *v = n->n_in > 1 && n->in[1] >= 0 ? &m->b->g->values[n->in[1]] : NULL;
-    const int64_t *given = v && v->dtype == HAPI_I64 ? v->data : NULL;
+    const struct hapi_value *values = m->b->g->values, *v;
+    const int64_t *given = NULL;
     int64_t axes[HAPI_MAX_RANK];
-    size_t count =
-        v ? (size_t)(v->shape.rank ? v->shape.dim[0] : 1) : hapi_node_ints(n, "axes", axes, HAPI_MAX_RANK);
+    size_t count = hapi_node_ints(n, "axes", axes, HAPI_MAX_RANK);
     unsigned seen = 0;
-    int rank = x->shape.rank;
+    int rank = values[n->in[0]].shape.rank;
 
-    if (count < 1 || count > (size_t)rank || !hapi_node_int(n, "keepdims", 1) || (v && !given))
+    if (n->n_in > 1 && n->in[1] >= 0) {
+        v = &values[n->in[1]];
+        given = v->dtype == HAPI_I64 ? v->data : NULL;
+        count = !given ? 0 : v->shape.rank ? (size_t)v->shape.dim[0] : 1;
+    }
+    if (count < 1 || count > (size_t)rank || !hapi_node_int(n, "keepdims", 1))
         return -1;
     for (size_t i = 0; i < count; i++) {
         int64_t a = given ? given[i] : axes[i];
