@@ -27,7 +27,7 @@ static const char help[] =
     "Times a network, or a part of it, on random images, on one core unless told otherwise (pin it with "
     "taskset).\n\n"
     "  --micro-batch N   images of one run (default: 8)\n"
-    "  --dtype D         f32 or bf16 (default: f32)\n"
+    "  --dtype D         f32, bf16 or i8 (default: f32)\n"
     "  --from ID, --to ID  cuts where the part begins and ends (default: the whole network)\n"
     "  --backend B       onednn or ref (default: onednn)\n"
     "  --threads N       cores of one run (intra-op; default: 1)\n"

@@ -27,14 +27,14 @@ struct job {
 static void help(void)
 {
     fputs("usage: hapi plan-memory MODEL.onnx [--micro-batch B[,B...]] [--cut CUT] [--from CUT]\n"
-          "                        [--dtype f32|bf16] [--backend ref|onednn] [--check] [--json]\n\n"
+          "                        [--dtype f32|bf16|i8] [--backend ref|onednn] [--check] [--json]\n\n"
           "Bytes of weights (shared by all micro-batches), arena and scratch that a plan takes, without "
           "making\n"
           "it. Inputs and outputs are the caller's and not in them.\n\n"
           "  --micro-batch B[,B...]   default 1,2,4,8,16,32,64\n"
           "  --cut CUT          where the plan ends (an id of hapi cuts --all) [input of the last Gemm]\n"
           "  --from CUT         where it begins [the model's inputs]\n"
-          "  --dtype f32|bf16   of computing (default f32)\n"
+          "  --dtype f32|bf16|i8  of computing (default f32); i8: of a model from hapi calibrate\n"
           "  --backend NAME     ref or onednn (default)\n"
           "  --check            make the plans, too, and fail when one takes something else\n"
           "  --json             {\"model\", \"cut\", \"dtype\", \"plans\": [{\"micro_batch\", \"weights\", "
@@ -195,8 +195,8 @@ static int parse(struct job *j, int argc, char **argv)
             break;
         case 'd':
             j->dtype = hapi_dtype_from_name(optarg);
-            if (j->dtype != HAPI_F32 && j->dtype != HAPI_BF16)
-                return cmd_usage("plan-memory", "--dtype is f32 or bf16");
+            if (j->dtype != HAPI_F32 && j->dtype != HAPI_BF16 && j->dtype != HAPI_I8)
+                return cmd_usage("plan-memory", "--dtype is f32, bf16 or i8");
             break;
         case 'k':
             j->backend = optarg;

@@ -194,8 +194,8 @@ static int options_keep(struct hapi_loader *l, const struct hapi_loader_options 
     if (l->wire != HAPI_F32 && l->wire != HAPI_F16 && l->wire != HAPI_BF16 && l->wire != HAPI_I8)
         return hapi_err_set(err, HAPI_EINVAL, 0, "wire dtype is f32, f16, bf16 or int8, not `%s`", l->o.wire);
     l->dtype = hapi_dtype_from_name(l->o.dtype);
-    if (l->dtype != HAPI_F32 && l->dtype != HAPI_BF16)
-        return hapi_err_set(err, HAPI_EINVAL, 0, "compute dtype is f32 or bf16, not `%s`", l->o.dtype);
+    if (l->dtype != HAPI_F32 && l->dtype != HAPI_BF16 && l->dtype != HAPI_I8)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "compute dtype is f32, bf16 or i8, not `%s`", l->o.dtype);
     if (!hapi_numeric_class(l->o.backend))
         return hapi_err_set(err, HAPI_EINVAL, 0, "no back end `%s`: it is onednn or ref", l->o.backend);
     return choice_options(l, err);

@@ -11,6 +11,7 @@ static const struct {
 } commands[] = {
     {"ls", "datasets, objects, samples and classes of storage nodes", cmd_ls},
     {"cuts", "where a network can be split, with bytes and FLOPs", cmd_cuts},
+    {"calibrate", "measure a network's activations, for computing in int8", cmd_calibrate},
     {"plan-memory", "what memory a network takes, before any is taken", cmd_plan_memory},
     {"run", "run a model on given inputs", cmd_run},
     {"train", "train a classifier on features computed beside the data", cmd_train},

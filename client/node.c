@@ -351,6 +351,10 @@ static void control_open(struct hapi_control *c, const struct hapi_hello *peer)
         node_break(n, HAPI_EUNSUPPORTED, "it cannot send int8: give another --wire");
         return;
     }
+    if (l->pushdown && l->dtype == HAPI_I8 && !(peer->caps & HAPI_CAP_COMPUTE_I8)) {
+        node_break(n, HAPI_EUNSUPPORTED, "it cannot compute in int8: give another --dtype");
+        return;
+    }
     memcpy(l->numeric_class, class, sizeof class);
     n->caps = peer->caps;
     n->last.code = 0;

@@ -24,6 +24,16 @@ bool hapi_cpu_has_bf16(bool *amx)
     return has;
 }
 
+bool hapi_cpu_has_int8(void)
+{
+    bool has = false;
+#if HAPI_HAVE_ONEDNN
+    unsigned vnni = dnnl_cpu_isa_avx512_core_vnni;
+    has = ((unsigned)dnnl_get_effective_cpu_isa() & vnni) == vnni;
+#endif
+    return has;
+}
+
 enum { SAPPHIRE_RAPIDS = 0x8f, EMERALD_RAPIDS = 0xcf, GRANITE_RAPIDS = 0xad, GRANITE_RAPIDS_D = 0xae };
 
 /* Whether the CPU's model has AMX, whatever a hypervisor lets through. */

@@ -528,6 +528,7 @@ static int bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi
         return rc;
     }
     b.g->mapped = m->mapped;
+    b.g->ranges = &m->onnx.ranges;
     *out = b.g;
     return 0;
 }

@@ -72,6 +72,8 @@ struct hapi_node {
     const struct hapi_attr *attrs;
 };
 
+struct hapi_ranges; /* ranges.h */
+
 struct hapi_graph {
     struct hapi_arena *arena;
     int64_t batch;
@@ -82,6 +84,7 @@ struct hapi_graph {
     size_t n_nodes;
     int *inputs, *outputs; /* value indices, graph order, initializers excluded */
     size_t n_inputs, n_outputs;
+    const struct hapi_ranges *ranges; /* the model's, by the names of values */
     bool mapped; /* raw bytes lie in mapped files: their pages may be given back at any time */
 };
 

@@ -145,6 +145,19 @@ int hapi_model_cut_default(struct hapi_model *m, const struct hapi_cut **out, st
 int hapi_model_prefix_bytes(struct hapi_model *m, const char *cut_id, void **bytes, size_t *size,
                             struct hapi_err *err);
 
+/* How far a value reaches on real samples: what int8 plans take its scale from. lo <= 0 <= hi. */
+struct hapi_range {
+    const char *name; /* ONNX tensor name */
+    float lo, hi;
+};
+
+/* The ranges that the model's file has (as hapi_model_with_ranges() put them there), by name; borrowed. */
+size_t hapi_model_ranges(const struct hapi_model *m, const struct hapi_range **out);
+/* The file's bytes (malloc'd, caller frees) with these ranges in place of what it had: metadata that other
+ * programs pass on, and that hapi_model_prefix_bytes() takes along. Names of no value have no effect. */
+int hapi_model_with_ranges(const struct hapi_model *m, const struct hapi_range *list, size_t n, void **bytes,
+                           size_t *size, struct hapi_err *err);
+
 /* Reads a serialized TensorProto: *out's data is malloc'd (dense, plain layout), caller frees. */
 int hapi_tensorproto_read(const void *bytes, size_t size, struct hapi_tensor_desc *desc, void **data,
                           struct hapi_err *err);
@@ -154,14 +167,16 @@ int hapi_tensorproto_read(const void *bytes, size_t size, struct hapi_tensor_des
 struct hapi_plan;
 
 struct hapi_plan_spec {
-    const char *from;      /* cut id the plan starts at; NULL: the model's inputs */
-    const char *to;        /* cut id it ends at; NULL: the model's outputs */
-    int64_t batch;         /* micro-batch: dim 0; >= 1. 0: the model's dims as they are (hapi run) */
-    enum hapi_dtype dtype; /* HAPI_F32 or HAPI_BF16: of compute; f32 accumulate */
-    const char *backend;   /* "onednn" or "ref" */
-    int threads;           /* of one run (intra-op: for latency); 0: one. Kernels of our own use one */
-    bool stock;            /* oneDNN's kernels only, none of ours: what benchmarks compare with */
-    bool plain_io;         /* edges in the model's own order; false: 4-D edges are NHWC */
+    const char *from; /* cut id the plan starts at; NULL: the model's inputs */
+    const char *to;   /* cut id it ends at; NULL: the model's outputs */
+    int64_t batch;    /* micro-batch: dim 0; >= 1. 0: the model's dims as they are (hapi run) */
+    /* Of compute. HAPI_F32; HAPI_BF16, with f32 accumulate; HAPI_I8: convolutions and products by constants
+     * in int8 where the model has ranges of their inputs, all else in f32. */
+    enum hapi_dtype dtype;
+    const char *backend; /* "onednn" or "ref" */
+    int threads;         /* of one run (intra-op: for latency); 0: one. Kernels of our own use one */
+    bool stock;          /* oneDNN's kernels only, none of ours: what benchmarks compare with */
+    bool plain_io;       /* edges in the model's own order; false: 4-D edges are NHWC */
     /* hapi run only: values bound to graph inputs that shape inference needs as constants */
     const struct hapi_tensor_desc *bind;
     const void *const *bind_data;
@@ -210,6 +225,29 @@ void hapi_plan_kernel_get(const struct hapi_plan *p, size_t i, struct hapi_plan_
 int hapi_plan_kernel_run(struct hapi_plan *p, void *arena, const void *const *in, void *const *out, size_t i,
                          struct hapi_err *err);
 
+/* What a run computes, value by value: for calibration. Rows of `cols` elements, `stride` from row to row. */
+struct hapi_seen {
+    const char *name; /* ONNX tensor name */
+    const float *data;
+    int64_t rows, cols, stride;
+};
+/* From now on hapi_plan_run() calls seen() with the inputs and with what each kernel or group of fused ones
+ * has made (f32 values only), before anything writes over it. seen NULL: no longer. HAPI_EUNSUPPORTED: a back
+ * end that cannot. */
+int hapi_plan_observe(struct hapi_plan *p, void (*seen)(void *arg, const struct hapi_seen *s), void *arg,
+                      struct hapi_err *err);
+
+/* Collects the ranges of a plan's values over its runs. */
+struct hapi_calibration;
+/* Observes the plan from now on, until _free. */
+int hapi_calibration_new(struct hapi_calibration **out, struct hapi_plan *p, struct hapi_err *err);
+void hapi_calibration_free(struct hapi_calibration *c); /* before the plan */
+/* Ranges, by name, that hold `share` (0.5..1) of each value's elements, to 3 % above; the negative side is
+ * as long as the positive, or 0 where nothing is negative. Values that were always 0 are left out. *out is
+ * borrowed until the next call. HAPI_ENOMEM, also when a run before had none. */
+int hapi_calibration_ranges(struct hapi_calibration *c, double share, const struct hapi_range **out,
+                            size_t *n, struct hapi_err *err);
+
 /* What the back end makes of this CPU: "onednn/avx512_core_bf16". Two nodes with the same class give the
  * same f32 bits. Static string; NULL for an unknown or unbuilt back end. */
 const char *hapi_numeric_class(const char *backend);
@@ -218,5 +256,7 @@ bool hapi_cpu_has_bf16(bool *amx);
 /* What is wrong with this CPU's arithmetic, for an operator: AMX that its model has and oneDNN cannot use,
  * with the likely cause. Static string, or NULL when nothing is. */
 const char *hapi_cpu_warning(void);
+/* Whether products of int8 are hardware here (AVX-512 VNNI); without it they are slow, and may saturate. */
+bool hapi_cpu_has_int8(void);
 
 #endif

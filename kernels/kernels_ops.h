@@ -33,6 +33,8 @@ struct hapi_backend_ops {
     void (*kernel_get)(const struct hapi_backend *b, size_t i, struct hapi_plan_kernel *out);
     int (*kernel_run)(struct hapi_backend *b, void *arena, const void *const *in, void *const *out, size_t i,
                       struct hapi_err *err);
+    /* Optional: as hapi_plan_observe. */
+    void (*observe)(struct hapi_backend *b, void (*seen)(void *arg, const struct hapi_seen *s), void *arg);
     void (*free)(struct hapi_backend *b);
     void (*weights_free)(void *weights);
     const char *(*numeric_class)(void);

@@ -84,6 +84,14 @@ static int first_of(struct hapi_dnn *b, int (*ours)(struct hapi_dnn *, struct ha
     return rc == HAPI_DNN_NONE ? stock(b, err) : rc;
 }
 
+static int product_compile(struct hapi_dnn *b, int (*otherwise)(struct hapi_dnn *, struct hapi_err *),
+                           struct hapi_err *err)
+{
+    int rc = b->quant ? hapi_dnn_int8_product(b, err) : HAPI_DNN_NONE;
+
+    return rc == HAPI_DNN_NONE ? otherwise(b, err) : rc;
+}
+
 static int step_compile(struct hapi_dnn *b, struct hapi_err *err)
 {
     const struct hapi_step *s = b->step;
@@ -103,9 +111,9 @@ static int step_compile(struct hapi_dnn *b, struct hapi_err *err)
     case HAPI_OP_BatchNormalization:
         return first_of(b, hapi_dnn_vector_batch_norm, hapi_dnn_batch_norm, err);
     case HAPI_OP_MatMul:
-        return hapi_dnn_matmul(b, err);
+        return product_compile(b, hapi_dnn_matmul, err);
     case HAPI_OP_Gemm:
-        return hapi_dnn_gemm(b, err);
+        return product_compile(b, hapi_dnn_gemm, err);
     case HAPI_OP_Softmax:
         return first_of(b, hapi_dnn_vector_softmax, hapi_dnn_softmax, err);
     case HAPI_OP_LayerNormalization:
@@ -158,6 +166,7 @@ static int steps_compile(struct hapi_dnn *b, struct hapi_err *err)
         }
         if (rc)
             return rc;
+        b->ends[i] = b->n_ops;
     }
     b->step = NULL;
     return HAPI_OK;
@@ -242,7 +251,8 @@ static int values_prepare(struct hapi_dnn *b, struct hapi_err *err)
             lists[i][k] = -1;
     }
     b->out_done = hapi_arena_array(b->mem, g->n_outputs + 1, sizeof *b->out_done);
-    if (!lists[0] || !lists[1] || !lists[2] || !b->out_done)
+    b->ends = hapi_arena_array(b->mem, b->n_steps + 1, sizeof *b->ends);
+    if (!lists[0] || !lists[1] || !lists[2] || !b->out_done || !b->ends)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a plan of %zu values", g->n_values);
     b->rep_of = lists[0];
     b->out_of = lists[1];
@@ -293,7 +303,9 @@ static int dnn_compile(struct hapi_backend **out, const struct hapi_graph *g,
     b->g = g;
     b->spec = *spec;
     b->engine = engine;
-    b->vector = !spec->stock && hapi_vector_usable(spec->dtype);
+    if (spec->dtype == HAPI_I8) /* all that is not in b->quant */
+        b->spec.dtype = HAPI_F32;
+    b->vector = !spec->stock && hapi_vector_usable(b->spec.dtype);
     b->mem = hapi_arena_new(INSTANCE_BYTES_MAX);
     if (weights && !*weights)
         *weights = hapi_dnn_weights_new();
@@ -307,8 +319,10 @@ static int dnn_compile(struct hapi_backend **out, const struct hapi_graph *g,
     if (rc)
         goto fail;
     b->steps = steps;
-    if ((rc = values_prepare(b, err)) || (rc = inputs_add(b, err)) || (rc = steps_compile(b, err)) ||
-        (rc = outputs_add(b, err)) || (rc = arena_place(b, err)))
+    if ((rc = values_prepare(b, err)) ||
+        (rc = spec->dtype == HAPI_I8 ? hapi_dnn_int8_prepare(b, err) : HAPI_OK) ||
+        (rc = inputs_add(b, err)) || (rc = steps_compile(b, err)) || (rc = outputs_add(b, err)) ||
+        (rc = arena_place(b, err)))
         goto fail;
     threads_set(threads);
     *out = &b->base;
@@ -410,13 +424,53 @@ static int ops_run(struct hapi_dnn *b, const struct run *r, size_t first, size_t
     return rc;
 }
 
+static void value_show(const struct hapi_dnn *b, const struct run *r, int value)
+{
+    const struct hapi_value *v = &b->g->values[value];
+    int rep = b->rep_of[value];
+
+    if (v->data || rep < 0 || b->reps[rep].dtype != HAPI_F32)
+        return;
+    int64_t n = hapi_ref_count(&v->shape), cols = b->reps[rep].row ? v->shape.dim[1] : n;
+    b->seen(b->seen_arg, &(struct hapi_seen){.name = v->name,
+                                             .data = storage_at(b, r, b->reps[rep].storage),
+                                             .rows = n ? n / cols : 0,
+                                             .cols = cols,
+                                             .stride = b->reps[rep].row ? b->reps[rep].row : n});
+}
+
+static int observed_run(struct hapi_dnn *b, const struct run *r, struct hapi_err *err)
+{
+    size_t at = 0;
+    int rc = HAPI_OK;
+
+    for (size_t i = 0; i < b->g->n_inputs; i++)
+        value_show(b, r, b->g->inputs[i]);
+    for (size_t i = 0; i < b->n_steps && !rc; i++) {
+        rc = ops_run(b, r, at, b->ends[i], err);
+        at = b->ends[i];
+        if (!rc)
+            value_show(b, r, b->steps[i].out);
+    }
+    return rc ? rc : ops_run(b, r, at, b->n_ops, err);
+}
+
 static int dnn_run(struct hapi_backend *base, void *arena, const void *const *in, void *const *out,
                    struct hapi_err *err)
 {
     struct hapi_dnn *b = (struct hapi_dnn *)base;
     const struct run r = {arena, in, out};
 
-    return ops_run(b, &r, 0, b->n_ops, err);
+    return b->seen ? observed_run(b, &r, err) : ops_run(b, &r, 0, b->n_ops, err);
+}
+
+static void dnn_observe(struct hapi_backend *base, void (*seen)(void *arg, const struct hapi_seen *s),
+                        void *arg)
+{
+    struct hapi_dnn *b = (struct hapi_dnn *)base;
+
+    b->seen = seen;
+    b->seen_arg = arg;
 }
 
 static size_t dnn_kernels(const struct hapi_backend *base)
@@ -455,6 +509,7 @@ const struct hapi_backend_ops hapi_backend_onednn = {
     .kernels = dnn_kernels,
     .kernel_get = dnn_kernel_get,
     .kernel_run = dnn_kernel_run,
+    .observe = dnn_observe,
     .free = dnn_free,
     .weights_free = hapi_dnn_weights_free,
     .numeric_class = dnn_class,

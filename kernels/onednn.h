@@ -114,6 +114,18 @@ struct hapi_dnn_block {
     int64_t row, used; /* channels of a pixel: of the buffer, and filled */
 };
 
+/* How a value is in int8 (onednn_int8.c). */
+struct hapi_dnn_quant {
+    enum hapi_dtype dtype; /* HAPI_U8, HAPI_I8, NONE: never */
+    float scale;           /* of one step */
+    bool wanted;           /* all its readers take it so */
+};
+
+/* A window in oneDNN's terms: arrays of the length it declares, dilation counted from 0. */
+struct hapi_dnn_geometry {
+    dnnl_dims_t kernel, stride, dilation, pad_begin, pad_end;
+};
+
 struct hapi_dnn_weights;
 
 struct hapi_dnn {
@@ -137,6 +149,11 @@ struct hapi_dnn {
     size_t n_storages, max_storages, n_reps, max_reps, n_ops, max_ops;
     size_t weight_bytes, arena_bytes, scratch_bytes;
     bool vector; /* kernels of ours may be used */
+    struct hapi_dnn_quant
+        *quant;   /* per value, where the plan is of HAPI_I8 (spec.dtype is then F32); else NULL */
+    size_t *ends; /* per step: ops up to its end */
+    void (*seen)(void *arg, const struct hapi_seen *s);
+    void *seen_arg;
     struct hapi_dnn_block *blocks;
 };
 
@@ -189,6 +206,8 @@ int hapi_dnn_execute(struct hapi_dnn *b, dnnl_primitive_desc_t pd, const struct 
                      struct hapi_err *err);
 /* An attribute with user scratchpad and the post-ops: sum (where asked for), then the activation. */
 dnnl_status_t hapi_dnn_attr(bool sum, const struct hapi_act *act, dnnl_primitive_attr_t *attr);
+/* Appends the activation; its result is multiplied by scale. */
+dnnl_status_t hapi_dnn_append_act(dnnl_post_ops_t ops, const struct hapi_act *a, float scale);
 /* The step's nodes, unfused, by plain loops. */
 int hapi_dnn_eval(struct hapi_dnn *b, const struct hapi_node *n, struct hapi_err *err);
 /* dst (all of rep `dst`) = src storage from `offset` elements on, stride in elements by dst's logical dims.
@@ -221,6 +240,21 @@ int hapi_dnn_vector_act(struct hapi_dnn *b, int x_rep, int y_rep, const struct h
                         struct hapi_err *err);
 void hapi_dnn_vector_run(const struct hapi_dnn_op *op, void *dst, const void *src, const void *scale,
                          const void *shift);
+
+/* ---- onednn_int8.c */
+/* Fills b->quant from the graph's ranges. */
+int hapi_dnn_int8_prepare(struct hapi_dnn *b, struct hapi_err *err);
+/* Scale of a conversion of the value between f32 and its int8. */
+dnnl_status_t hapi_dnn_int8_convert(const struct hapi_dnn *b, int value, enum hapi_dtype to,
+                                    dnnl_primitive_attr_t attr);
+/* dtype in which a maximum over windows of x is taken. */
+enum hapi_dtype hapi_dnn_int8_pool(const struct hapi_dnn *b, int x, int out);
+/* As the steps below. The window has the step's pads in it. */
+int hapi_dnn_int8_conv(struct hapi_dnn *b, const struct hapi_window *w, struct hapi_err *err);
+int hapi_dnn_int8_product(struct hapi_dnn *b, struct hapi_err *err); /* MatMul and Gemm */
+
+/* ---- onednn_conv.c */
+void hapi_dnn_geometry_of(const struct hapi_window *w, struct hapi_dnn_geometry *g);
 
 /* ---- onednn_weights.c */
 struct hapi_dnn_weights *hapi_dnn_weights_new(void);

@@ -23,7 +23,11 @@ static int no_memory(struct hapi_err *err)
 
 dnnl_data_type_t hapi_dnn_type(enum hapi_dtype d)
 {
-    return d == HAPI_F32 ? dnnl_f32 : d == HAPI_BF16 ? dnnl_bf16 : dnnl_data_type_undef;
+    return d == HAPI_F32    ? dnnl_f32
+           : d == HAPI_BF16 ? dnnl_bf16
+           : d == HAPI_I8   ? dnnl_s8
+           : d == HAPI_U8   ? dnnl_u8
+                            : dnnl_data_type_undef;
 }
 
 enum hapi_dtype hapi_dnn_dtype(const struct hapi_dnn *b, int value)
@@ -240,6 +244,8 @@ static int convert(struct hapi_dnn *b, int from, int to, struct hapi_err *err)
         return hapi_dnn_fail(b, dnnl_invalid_arguments, "cannot describe a tensor", err);
     a.offset0 = f.offset;
     dnnl_status_t status = hapi_dnn_attr(false, NULL, &attr);
+    if (!status && b->quant)
+        status = hapi_dnn_int8_convert(b, f.value, t.dtype, attr);
     if (!status)
         status = dnnl_reorder_primitive_desc_create(&pd, &a, b->engine, &c, b->engine, attr);
     dnnl_primitive_attr_destroy(attr);
@@ -301,7 +307,7 @@ int hapi_dnn_pd(struct hapi_dnn *b, const void *op_desc, const_dnnl_primitive_at
     return hapi_dnn_pd_fast(pd);
 }
 
-static dnnl_status_t append_act(dnnl_post_ops_t ops, const struct hapi_act *a)
+dnnl_status_t hapi_dnn_append_act(dnnl_post_ops_t ops, const struct hapi_act *a, float scale)
 {
     dnnl_status_t s;
 
@@ -309,26 +315,26 @@ static dnnl_status_t append_act(dnnl_post_ops_t ops, const struct hapi_act *a)
     case HAPI_ACT_NONE:
         return dnnl_success;
     case HAPI_ACT_RELU:
-        return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_relu, a->alpha, 0);
+        return dnnl_post_ops_append_eltwise(ops, scale, dnnl_eltwise_relu, a->alpha, 0);
     case HAPI_ACT_CLIP:
-        return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_clip, a->alpha, a->beta);
+        return dnnl_post_ops_append_eltwise(ops, scale, dnnl_eltwise_clip, a->alpha, a->beta);
     case HAPI_ACT_SIGMOID:
-        return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_logistic, 0, 0);
+        return dnnl_post_ops_append_eltwise(ops, scale, dnnl_eltwise_logistic, 0, 0);
     case HAPI_ACT_SWISH:
-        return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_swish, 1, 0);
+        return dnnl_post_ops_append_eltwise(ops, scale, dnnl_eltwise_swish, 1, 0);
     case HAPI_ACT_HARDSIGMOID:
         s = dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_linear, a->alpha, a->beta);
-        return s ? s : dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_clip, 0, 1);
+        return s ? s : dnnl_post_ops_append_eltwise(ops, scale, dnnl_eltwise_clip, 0, 1);
     case HAPI_ACT_HARDSWISH:
-        return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_hardswish, 0, 0);
+        return dnnl_post_ops_append_eltwise(ops, scale, dnnl_eltwise_hardswish, 0, 0);
     case HAPI_ACT_TANH:
-        return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_tanh, 0, 0);
+        return dnnl_post_ops_append_eltwise(ops, scale, dnnl_eltwise_tanh, 0, 0);
     case HAPI_ACT_ELU:
-        return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_elu, a->alpha, 0);
+        return dnnl_post_ops_append_eltwise(ops, scale, dnnl_eltwise_elu, a->alpha, 0);
     case HAPI_ACT_GELU:
-        return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_gelu_erf, 0, 0);
+        return dnnl_post_ops_append_eltwise(ops, scale, dnnl_eltwise_gelu_erf, 0, 0);
     case HAPI_ACT_GELU_TANH:
-        return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_gelu_tanh, 0, 0);
+        return dnnl_post_ops_append_eltwise(ops, scale, dnnl_eltwise_gelu_tanh, 0, 0);
     }
     return dnnl_unimplemented;
 }
@@ -347,7 +353,7 @@ dnnl_status_t hapi_dnn_attr(bool sum, const struct hapi_act *act, dnnl_primitive
     if (!s && sum)
         s = dnnl_post_ops_append_sum(ops, 1);
     if (!s && act)
-        s = append_act(ops, act);
+        s = hapi_dnn_append_act(ops, act, 1);
     if (!s)
         s = dnnl_primitive_attr_set_post_ops(*attr, ops);
     dnnl_post_ops_destroy(ops);

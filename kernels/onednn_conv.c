@@ -8,12 +8,7 @@
 /* Above this a convolution or product is not left to plain loops: 2 GFLOP take them about two seconds. */
 static const double plain_flops_max = 2e9;
 
-/* A window in oneDNN's terms: arrays of the length it declares, dilation counted from 0. */
-struct geometry {
-    dnnl_dims_t kernel, stride, dilation, pad_begin, pad_end;
-};
-
-static void geometry_of(const struct hapi_window *w, struct geometry *g)
+void hapi_dnn_geometry_of(const struct hapi_window *w, struct hapi_dnn_geometry *g)
 {
     memset(g, 0, sizeof *g);
     for (int d = 0; d < 2; d++) {
@@ -53,12 +48,12 @@ static int conv_pd(struct hapi_dnn *b, struct conv *c, bool sum, const struct ha
 {
     const struct hapi_shape *xs = &b->g->values[c->x].shape, *os = &b->g->values[b->step->out].shape;
     dnnl_dims_t bias = {os->dim[1]};
-    struct geometry geo;
+    struct hapi_dnn_geometry geo;
     dnnl_convolution_desc_t d;
     dnnl_primitive_attr_t attr;
     int rc = HAPI_DNN_NONE;
 
-    geometry_of(&c->w, &geo);
+    hapi_dnn_geometry_of(&c->w, &geo);
     if (hapi_dnn_attr(sum, act, &attr))
         goto done;
     if (hapi_dnn_md4(xs, c->dtype, c->layout, &c->src) ||
@@ -151,6 +146,9 @@ int hapi_dnn_conv(struct hapi_dnn *b, struct hapi_err *err)
         c.w.pad_begin[d] += pad[d];
         c.w.pad_end[d] += pad[2 + d];
     }
+    rc = b->quant ? hapi_dnn_int8_conv(b, &c.w, err) : HAPI_DNN_NONE;
+    if (rc != HAPI_DNN_NONE)
+        return rc;
     c.dtype = b->spec.dtype;
     c.out_dtype = b->out_of[b->step->out] >= 0 ? HAPI_F32 : c.dtype;
     rc = HAPI_DNN_NONE;
@@ -167,22 +165,23 @@ int hapi_dnn_conv(struct hapi_dnn *b, struct hapi_err *err)
 struct pool {
     struct hapi_window w;
     dnnl_alg_kind_t alg;
+    enum hapi_dtype dtype;
 };
 
 /* x pooled into out, both of dtype and channels-last; HAPI_DNN_NONE before anything is appended. */
 static int pool_emit(struct hapi_dnn *b, struct pool *p, int value, int out, struct hapi_err *err)
 {
-    enum hapi_dtype dtype = hapi_dnn_dtype(b, value);
     const struct hapi_shape *xs = &b->g->values[value].shape;
+    enum hapi_dtype dtype = p->dtype;
     struct hapi_shape os = *xs;
-    struct geometry geo;
+    struct hapi_dnn_geometry geo;
     dnnl_memory_desc_t src, dst;
     dnnl_pooling_v2_desc_t d;
     dnnl_primitive_attr_t attr;
     dnnl_primitive_desc_t pd;
     int rc = HAPI_DNN_NONE;
 
-    geometry_of(&p->w, &geo);
+    hapi_dnn_geometry_of(&p->w, &geo);
     os.dim[2] = p->w.out[0];
     if (os.rank == 3)
         os.dim[2] = p->w.out[1];
@@ -232,6 +231,11 @@ int hapi_dnn_pool(struct hapi_dnn *b, struct hapi_err *err)
         p.alg = dnnl_pooling_max;
     else if (p.w.count_include_pad)
         p.alg = dnnl_pooling_avg_include_padding;
+    p.dtype = max ? hapi_dnn_int8_pool(b, n->in[0], b->step->out) : hapi_dnn_dtype(b, n->in[0]);
+    rc = pool_emit(b, &p, n->in[0], b->step->out, err);
+    if (rc != HAPI_DNN_NONE || p.dtype == hapi_dnn_dtype(b, n->in[0]))
+        return rc;
+    p.dtype = hapi_dnn_dtype(b, n->in[0]);
     return pool_emit(b, &p, n->in[0], b->step->out, err);
 }
 
@@ -260,7 +264,7 @@ int hapi_dnn_reduce(struct hapi_dnn *b, struct hapi_err *err)
 {
     const struct hapi_node *n = b->step->node;
     const struct hapi_shape *s = &b->g->values[n->in[0]].shape;
-    struct pool p = {.alg = dnnl_pooling_avg_exclude_padding};
+    struct pool p = {.alg = dnnl_pooling_avg_exclude_padding, .dtype = hapi_dnn_dtype(b, n->in[0])};
 
     if (!is_spatial_mean(b, n) || b->g->values[b->step->out].shape.rank != 4)
         return HAPI_DNN_NONE;

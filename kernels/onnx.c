@@ -5,7 +5,7 @@
 #include <sys/random.h>
 
 /* Field numbers of ModelProto, GraphProto, NodeProto, ValueInfoProto and what hangs below. */
-enum { M_IR = 1, M_GRAPH = 7, M_OPSET = 8, M_FUNCTIONS = 25 };
+enum { M_IR = 1, M_GRAPH = 7, M_OPSET = 8, M_METADATA = 14, M_FUNCTIONS = 25 };
 enum { G_NODE = 1, G_INITIALIZER = 5, G_INPUT = 11, G_OUTPUT = 12, G_SPARSE = 15 };
 enum { N_INPUT = 1, N_OUTPUT = 2, N_NAME = 3, N_OP = 4, N_ATTRIBUTE = 5, N_DOMAIN = 7 };
 
@@ -517,6 +517,8 @@ int hapi_onnx_read(struct hapi_onnx *o, struct hapi_view model, const struct hap
         if (f.wire != HAPI_PB_LEN)
             continue;
         if (f.number == M_OPSET && (rc = read_opset(o, f.bytes, err)))
+            return rc;
+        if (f.number == M_METADATA && (rc = hapi_ranges_read(&o->ranges, f.bytes, o->arena, err)))
             return rc;
         if (f.number == M_GRAPH && graph.p)
             return hapi_err_set(err, HAPI_EFORMAT, 0, "two graphs");

@@ -13,6 +13,7 @@
 
 #include "graph.h"
 #include "pb.h"
+#include "ranges.h"
 
 #define HAPI_ONNX_NAME_MAX 4096 /* bytes of one name */
 #define HAPI_ONNX_OPSET_MAX 21
@@ -72,6 +73,7 @@ struct hapi_onnx {
     size_t n_tensors, n_initializers;
     struct hapi_onnx_io *inputs, *outputs; /* initializers excluded */
     size_t n_inputs, n_outputs;
+    struct hapi_ranges ranges; /* of activations, as the file has them */
     /* private to onnx.c */
     int *buckets;
     size_t n_buckets;

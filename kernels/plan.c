@@ -128,8 +128,26 @@ static struct store *store_get(const struct hapi_model *m, const struct hapi_bac
 
 /* ------------------------------------------------------------------ the spec */
 
-static int spec_check(const struct hapi_plan_spec *spec, const struct hapi_backend_ops **ops,
-                      struct hapi_err *err)
+/* int8 needs the CPU, a back end and what `hapi calibrate` puts into the file. */
+static int int8_check(const struct hapi_model *m, const struct hapi_backend_ops *ops, struct hapi_err *err)
+{
+    const struct hapi_range *ranges;
+
+    if (ops == &hapi_backend_ref)
+        return hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "back end ref computes in f32 only");
+    if (!hapi_cpu_has_int8())
+        return hapi_err_set(err, HAPI_EUNSUPPORTED, 0,
+                            "this CPU has no int8 arithmetic (%s has no VNNI): use f32",
+                            ops->numeric_class());
+    if (!hapi_model_ranges(m, &ranges))
+        return hapi_err_set(err, HAPI_EUNSUPPORTED, 0,
+                            "int8 needs the ranges of the model's activations, which it does not have: run "
+                            "`hapi calibrate`");
+    return HAPI_OK;
+}
+
+static int spec_check(const struct hapi_model *m, const struct hapi_plan_spec *spec,
+                      const struct hapi_backend_ops **ops, struct hapi_err *err)
 {
     bool amx;
 
@@ -140,8 +158,10 @@ static int spec_check(const struct hapi_plan_spec *spec, const struct hapi_backe
     if (spec->batch < 0 || spec->batch > 1 << 20)
         return hapi_err_set(err, HAPI_EINVAL, 0, "micro-batch %lld is not in 0..%d", (long long)spec->batch,
                             1 << 20);
+    if (spec->dtype == HAPI_I8)
+        return int8_check(m, *ops, err);
     if (spec->dtype != HAPI_F32 && spec->dtype != HAPI_BF16)
-        return hapi_err_set(err, HAPI_EINVAL, 0, "compute dtype %s (f32 and bf16 are possible)",
+        return hapi_err_set(err, HAPI_EINVAL, 0, "compute dtype %s (f32, bf16 and i8 are possible)",
                             hapi_dtype_name(spec->dtype));
     if (spec->dtype == HAPI_BF16 && *ops == &hapi_backend_ref)
         return hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "back end ref computes in f32 only");
@@ -285,7 +305,7 @@ int hapi_plan_memory_query(struct hapi_model *m, const struct hapi_plan_spec *sp
     struct hapi_backend *b = NULL;
     struct hapi_graph *g = NULL;
     int64_t tiles;
-    int rc = spec_check(spec, &ops, err);
+    int rc = spec_check(m, spec, &ops, err);
 
     if (!rc)
         rc = tile_bind(&g, &tiles, m, spec, ops, err);
@@ -305,7 +325,7 @@ int hapi_plan_new(struct hapi_plan **out, struct hapi_model *m, const struct hap
 {
     const struct hapi_backend_ops *ops;
     struct hapi_plan *p;
-    int rc = spec_check(spec, &ops, err);
+    int rc = spec_check(m, spec, &ops, err);
 
     if (rc)
         return rc;
@@ -400,6 +420,17 @@ int hapi_plan_run(struct hapi_plan *p, void *arena, const void *const *in, void 
             p->out_ptr[i] = (unsigned char *)p->out_ptr[i] + p->out_bytes[i];
     }
     return rc;
+}
+
+int hapi_plan_observe(struct hapi_plan *p, void (*seen)(void *arg, const struct hapi_seen *s), void *arg,
+                      struct hapi_err *err)
+{
+    const struct hapi_backend_ops *ops = p->backend->ops;
+
+    if (!ops->observe)
+        return hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "back end %s shows no values in between", ops->name);
+    ops->observe(p->backend, seen, arg);
+    return HAPI_OK;
 }
 
 size_t hapi_plan_kernels(const struct hapi_plan *p)

@@ -117,6 +117,22 @@ static int put_graph(struct hapi_pb_out *g, const struct hapi_onnx *o, const str
     return 0;
 }
 
+/* Ranges of what is in the prefix; without any, no byte more. */
+static void put_ranges(struct hapi_pb_out *model, const struct hapi_onnx *o, const struct parts *p)
+{
+    const struct hapi_ranges *r = &o->ranges;
+    bool *keep = calloc(r->n + 1, sizeof *keep);
+
+    for (size_t i = 0; keep && i < r->n; i++) {
+        int v = hapi_onnx_find(o, r->list[i].name, strlen(r->list[i].name));
+        keep[i] = v >= 0 && p->value[v];
+    }
+    if (keep)
+        hapi_ranges_put(model, r->list, keep, r->n);
+    model->failed |= !keep;
+    free(keep);
+}
+
 int hapi_model_prefix_bytes(struct hapi_model *m, const char *cut_id, void **bytes, size_t *size,
                             struct hapi_err *err)
 {
@@ -140,6 +156,7 @@ int hapi_model_prefix_bytes(struct hapi_model *m, const char *cut_id, void **byt
     hapi_pb_put_bytes(&model, M_GRAPH, graph.p, graph.n);
     hapi_pb_put_int(&opset, 2, (uint64_t)o->opset);
     hapi_pb_put_bytes(&model, M_OPSET, opset.p, opset.n);
+    put_ranges(&model, o, &p);
     if (graph.failed || model.failed || opset.failed)
         rc = HAPI_ENOMEM;
 out:

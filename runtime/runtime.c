@@ -88,7 +88,8 @@ static struct hapi_hello hello(const struct hapi_rt *rt)
         .major_max = HAPI_PROTO_MAJOR,
         .minor = HAPI_PROTO_MINOR,
         .caps = hapi_fabrics_caps(rt) | HAPI_CAP_CHECKSUM | HAPI_CAP_UPLOAD | HAPI_CAP_INT8 |
-                (hapi_cpu_has_bf16(NULL) ? HAPI_CAP_BF16 : 0),
+                (hapi_cpu_has_bf16(NULL) ? HAPI_CAP_BF16 : 0) |
+                (hapi_cpu_has_int8() ? HAPI_CAP_COMPUTE_I8 : 0),
         .role = {"node", 4},
         .version = {HAPI_VERSION, sizeof HAPI_VERSION - 1},
         .numeric_class = {class, class ? (uint32_t)strlen(class) : 0},

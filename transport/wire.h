@@ -80,6 +80,7 @@ enum {
     HAPI_CAP_CHECKSUM = 1 << 3,
     HAPI_CAP_UPLOAD = 1 << 4,
     HAPI_CAP_INT8 = 1 << 5, /* wire dtype i8: rows of base/int8.h */
+    HAPI_CAP_COMPUTE_I8 = 1 << 6,
 };
 
 struct hapi_hello {
@@ -296,7 +297,7 @@ int hapi_request_encode(const struct hapi_request *r, void *buf, size_t size);
  * count, dtype, that samples name objects in range, that windows hold n_samples * stride, that the record
  * area is aligned to 8 and holds max_parts (1 .. HAPI_REQUEST_SAMPLES + 1) records of the largest part
  * (min(micro_batch, n_samples) samples), that names have no NUL, no `..` part, no leading '/'. With a cut:
- * model hash, transform and strides are there, dtypes are f32, f16 or bf16 (wire: i8 too). Cut none: neither
+ * model hash, transform and strides are there, dtypes are f32, f16, bf16 or i8. Cut none: neither
  * hash nor transform nor stride, dtypes may be HAPI_DTYPE_NONE. */
 int hapi_request_decode(struct hapi_request *r, const void *buf, size_t n, struct hapi_err *err);
 

@@ -79,7 +79,8 @@ static int check_types(const struct hapi_request *r, struct hapi_err *err)
 {
     enum hapi_dtype c = r->compute_dtype, w = r->wire_dtype;
     bool none = r->n_cut == 0;
-    bool c_ok = c == HAPI_F32 || c == HAPI_F16 || c == HAPI_BF16 || (none && c == HAPI_DTYPE_NONE);
+    bool c_ok =
+        c == HAPI_F32 || c == HAPI_F16 || c == HAPI_BF16 || c == HAPI_I8 || (none && c == HAPI_DTYPE_NONE);
     bool w_ok = w == HAPI_F32 || w == HAPI_F16 || w == HAPI_BF16 || w == HAPI_I8 ||
                 (none && (w == HAPI_DTYPE_NONE || w == HAPI_U8));
 
