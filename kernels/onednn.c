@@ -424,6 +424,27 @@ static int ops_run(struct hapi_dnn *b, const struct run *r, size_t first, size_t
     return rc;
 }
 
+/* A view, by its last dim. */
+static void view_show(const struct hapi_dnn *b, const struct hapi_value *v, const struct hapi_dnn_rep *rep,
+                      const float *data)
+{
+    int last = v->shape.rank - 1;
+    int64_t n = hapi_ref_count(&v->shape), inner = last < 0 ? 1 : v->shape.dim[last];
+
+    for (int64_t k = 0; k < n; k += inner) {
+        int64_t at = rep->offset, left = k / inner;
+        for (int i = last - 1; i >= 0; i--) {
+            at += left % v->shape.dim[i] * rep->stride[i];
+            left /= v->shape.dim[i];
+        }
+        b->seen(b->seen_arg, &(struct hapi_seen){.name = v->name,
+                                                 .data = data + at,
+                                                 .rows = inner,
+                                                 .cols = 1,
+                                                 .stride = last < 0 ? 1 : rep->stride[last]});
+    }
+}
+
 static void value_show(const struct hapi_dnn *b, const struct run *r, int value)
 {
     const struct hapi_value *v = &b->g->values[value];
@@ -431,6 +452,10 @@ static void value_show(const struct hapi_dnn *b, const struct run *r, int value)
 
     if (v->data || rep < 0 || b->reps[rep].dtype != HAPI_F32)
         return;
+    if (b->reps[rep].stride) {
+        view_show(b, v, &b->reps[rep], storage_at(b, r, b->reps[rep].storage));
+        return;
+    }
     int64_t n = hapi_ref_count(&v->shape), cols = b->reps[rep].row ? v->shape.dim[1] : n;
     b->seen(b->seen_arg, &(struct hapi_seen){.name = v->name,
                                              .data = storage_at(b, r, b->reps[rep].storage),
