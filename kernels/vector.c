@@ -107,8 +107,9 @@ INLINE __m512 clip(__m512 x, __m512 low, __m512 high)
 INLINE __m512 act_of(enum hapi_act_kind kind, __m512 x, __m512 alpha, __m512 beta)
 {
     switch (kind) {
-    case HAPI_ACT_RELU:
-        return _mm512_mask_mul_ps(x, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ), x, alpha);
+    case HAPI_ACT_RELU: /* +0 for what is negative when alpha is 0, as oneDNN's post-op */
+        return _mm512_fmadd_ps(_mm512_min_ps(x, _mm512_setzero_ps()), alpha,
+                               _mm512_max_ps(x, _mm512_setzero_ps()));
     case HAPI_ACT_CLIP:
         return clip(x, alpha, beta);
     case HAPI_ACT_SIGMOID:

@@ -150,6 +150,16 @@ static void activation__the_whole_line__is_exact_and_finite(void)
     }
 }
 
+static void relu__of_negatives__is_plus_zero(void)
+{
+    float in[3] = {-1, -0.0F, -1e30F}, out[3];
+    struct hapi_affine a = {.rows = {1, 3, 3, 3, HAPI_F32, HAPI_F32}, .act = {.kind = HAPI_ACT_RELU}};
+
+    hapi_vector_affine(&a, out, in);
+    for (int i = 0; i < 3; i++)
+        CHECKF(out[i] == 0 && !signbit(out[i]), "element %d is %g", i, (double)out[i]);
+}
+
 static void softmax_case(int pair, int64_t cols, float by, bool biased)
 {
     enum hapi_dtype src = pairs[pair].src, dst = pairs[pair].dst;
@@ -277,6 +287,7 @@ int main(void)
     }
     CASE(affine__every_shape__is_the_formula);
     CASE(activation__the_whole_line__is_exact_and_finite);
+    CASE(relu__of_negatives__is_plus_zero);
     CASE(softmax__every_shape__is_the_formula);
     CASE(softmax__masked_by_infinity__gives_zero_there);
     CASE(layer_norm__every_shape__is_the_formula);
