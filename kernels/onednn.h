@@ -9,8 +9,9 @@
  * them, everything else is in the model's order. What oneDNN has no fast kernel for runs through
  * hapi_ref_eval's plain loops, on f32 or the value's own dtype in the model's order: Cast, comparisons, Not,
  * Where, Floor, Erf and Reciprocal on their own, Pow, Mod, PRelu, Neg, Gather by a list, Pad, Range,
- * ScatterND, Shape, ConstantOfShape, all integer and f64 arithmetic, and pools with indices. Slice, Split,
- * Transpose, Expand and Gather of one index are strided copies.
+ * ScatterND, Shape, ConstantOfShape, all integer and f64 arithmetic, and pools with indices
+ * (docs/operators.md has the whole list). Slice, Split, Transpose, Expand, Reshape and Gather of one index
+ * are views: they move nothing until a kernel needs them dense.
  */
 #ifndef HAPI_KERNELS_ONEDNN_H
 #define HAPI_KERNELS_ONEDNN_H
