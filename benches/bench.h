@@ -159,6 +159,7 @@ int bench_fail(const char *program, const struct hapi_err *err);
 /* ---- subcommands of hapi-bench ---- */
 
 int bench_transport(int argc, char **argv);
+int bench_cudnn_plans(int argc, char **argv);
 int bench_kernels(int argc, char **argv);
 
 #endif

@@ -8,6 +8,7 @@ static const struct {
     const char *name, *what;
     int (*run)(int argc, char **argv);
 } commands[] = {
+    {"cudnn-plans", "a network compiled by cuDNN for a GPU that need not be there", bench_cudnn_plans},
     {"kernels", "images a second of a network, where the time goes, and its bare primitives", bench_kernels},
     {"transport", "goodput, latency and CPU time of the data connection", bench_transport},
 };

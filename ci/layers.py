@@ -284,6 +284,16 @@ def networks(ci):
     return counts
 
 
+@layer("cudnn-plans")
+def cudnn_plans(ci):
+    """the ten networks compiled by cuDNN for GPUs that are not here: every operation graph has an engine"""
+    good, folder = ci.gcc()
+    if not good:
+        return Counts(failed=1, notes=["the gcc build fails"])
+    script = ("/usr/bin/python3", "tests/kernels/test_cudnn_plans.py", os.path.join(folder, "hapi-bench"))
+    return ci.script(*script, *(["--all"] if ci.nightly else []), timeout=3600)
+
+
 @layer("python")
 def python(ci):
     """networks, transforms and data preparation"""

@@ -1,0 +1,232 @@
+#include "cudnn_plan.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cudnn_descriptor.h"
+
+enum { ENGINES_MAX = 64, KNOBS_MAX = 32, NOTES_MAX = 16, ENGINE_TEXT = 160 };
+
+struct hapi_cudnn_plan {
+    const struct hapi_cudnn_lib *lib;
+    cudnnBackendDescriptor_t plan;
+    struct hapi_cudnn_plan_info info;
+    char engine[ENGINE_TEXT];
+};
+
+/* Engine configurations, best first, and the descriptor that they are looked at through. */
+struct engines {
+    cudnnBackendDescriptor_t list[ENGINES_MAX];
+    int64_t n;
+};
+
+static void engines_fini(const struct hapi_cudnn_lib *lib, struct engines *e)
+{
+    for (int i = 0; i < ENGINES_MAX; i++)
+        if (e->list[i])
+            (void)lib->BackendDestroyDescriptor(e->list[i]);
+}
+
+/* What a mode of the heuristics proposes for the graph. */
+static cudnnStatus_t engines_ask(const struct hapi_cudnn_device *d, cudnnBackendDescriptor_t graph,
+                                 cudnnBackendHeurMode_t mode, struct engines *e)
+{
+    struct hapi_cudnn_builder b = {.lib = d->lib};
+    cudnnBackendDescriptor_t h = hapi_cudnn_make(&b, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
+
+    hapi_cudnn_put(&b, h, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &graph);
+    hapi_cudnn_put(&b, h, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
+    hapi_cudnn_put(&b, h, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &d->properties);
+    hapi_cudnn_done(&b, h);
+    for (int i = 0; i < ENGINES_MAX && !b.status; i++)
+        b.status = d->lib->BackendCreateDescriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &e->list[i]);
+    if (!b.status)
+        b.status = d->lib->BackendGetAttribute(h, CUDNN_ATTR_ENGINEHEUR_RESULTS,
+                                               CUDNN_TYPE_BACKEND_DESCRIPTOR, ENGINES_MAX, &e->n, e->list);
+    hapi_cudnn_builder_fini(&b);
+    return b.status;
+}
+
+/* An engine's index, knobs and notes. */
+struct engine {
+    char text[ENGINE_TEXT];
+    bool compiled, deterministic, wide; /* wide: accumulates in f32 */
+};
+
+static void knobs_text(const struct hapi_cudnn_lib *lib, cudnnBackendDescriptor_t config, char *buf,
+                       size_t size)
+{
+    cudnnBackendDescriptor_t knobs[KNOBS_MAX] = {NULL};
+    cudnnBackendKnobType_t type;
+    int64_t n = 0, value, one;
+    size_t at = 0;
+
+    for (int i = 0; i < KNOBS_MAX; i++)
+        if (lib->BackendCreateDescriptor(CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, &knobs[i]))
+            knobs[i] = NULL;
+    if (!lib->BackendGetAttribute(config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                  KNOBS_MAX, &n, knobs))
+        for (int64_t i = 0; i < n && i < KNOBS_MAX && at < size; i++)
+            if (!lib->BackendGetAttribute(knobs[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1,
+                                          &one, &type) &&
+                !lib->BackendGetAttribute(knobs[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1,
+                                          &one, &value))
+                at += (size_t)snprintf(buf + at, size - at, "_k%d=%lld", (int)type, (long long)value);
+    for (int i = 0; i < KNOBS_MAX; i++)
+        if (knobs[i])
+            (void)lib->BackendDestroyDescriptor(knobs[i]);
+}
+
+static cudnnStatus_t engine_read(const struct hapi_cudnn_lib *lib, cudnnBackendDescriptor_t config,
+                                 struct engine *out)
+{
+    struct hapi_cudnn_builder b = {.lib = lib};
+    cudnnBackendDescriptor_t e = hapi_cudnn_make(&b, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+    cudnnBackendNumericalNote_t notes[NOTES_MAX];
+    cudnnBackendBehaviorNote_t ways[NOTES_MAX];
+    int64_t n = 0, index = -1, one;
+
+    *out = (struct engine){.deterministic = true, .wide = true};
+    if (!b.status)
+        b.status = lib->BackendGetAttribute(config, CUDNN_ATTR_ENGINECFG_ENGINE,
+                                            CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &one, &e);
+    if (!b.status)
+        b.status =
+            lib->BackendGetAttribute(e, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &one, &index);
+    if (!b.status)
+        b.status = lib->BackendGetAttribute(e, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
+                                            NOTES_MAX, &n, notes);
+    for (int64_t i = 0; i < n && i < NOTES_MAX && !b.status; i++) {
+        out->deterministic = out->deterministic && notes[i] != CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC;
+        out->wide = out->wide && notes[i] != CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION &&
+                    notes[i] != CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS;
+    }
+    n = 0;
+    if (!b.status)
+        b.status = lib->BackendGetAttribute(e, CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE, CUDNN_TYPE_BEHAVIOR_NOTE,
+                                            NOTES_MAX, &n, ways);
+    for (int64_t i = 0; i < n && i < NOTES_MAX && !b.status; i++)
+        out->compiled = out->compiled || ways[i] == CUDNN_BEHAVIOR_NOTE_RUNTIME_COMPILATION;
+    int at = snprintf(out->text, sizeof out->text, "eng%lld", (long long)index);
+    knobs_text(lib, config, out->text + at, sizeof out->text - (size_t)at);
+    hapi_cudnn_builder_fini(&b);
+    return b.status;
+}
+
+static cudnnStatus_t plan_finalize(struct hapi_cudnn_plan *p, const struct hapi_cudnn_device *d,
+                                   cudnnBackendDescriptor_t config)
+{
+    const struct hapi_cudnn_lib *lib = d->lib;
+    cudnnBackendDescriptor_t plan = NULL;
+    int64_t workspace = 0, one;
+    cudnnStatus_t s = lib->BackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan);
+
+    if (!s)
+        s = lib->BackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
+                                     CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config);
+    if (!s)
+        s = lib->BackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP,
+                                     CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &d->properties);
+    if (!s)
+        s = lib->BackendFinalize(plan);
+    if (!s)
+        s = lib->BackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1,
+                                     &one, &workspace);
+    if (s) {
+        if (plan)
+            (void)lib->BackendDestroyDescriptor(plan);
+        return s;
+    }
+    p->plan = plan;
+    p->info.workspace = (uint64_t)workspace;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+/* The first engine of the list that may be taken and finalizes. Returns the last refusal. */
+static cudnnStatus_t engines_try(struct hapi_cudnn_plan *p, const struct hapi_cudnn_device *d,
+                                 const struct engines *e)
+{
+    cudnnStatus_t s = CUDNN_STATUS_NOT_SUPPORTED;
+
+    for (int64_t i = 0; i < e->n && !p->plan; i++) {
+        struct engine engine;
+        s = engine_read(d->lib, e->list[i], &engine);
+        if (s)
+            return s;
+        if (!engine.deterministic || !engine.wide)
+            s = CUDNN_STATUS_NOT_SUPPORTED;
+        else
+            s = plan_finalize(p, d, e->list[i]);
+        if (s) {
+            p->info.tried++;
+            continue;
+        }
+        memcpy(p->engine, engine.text, sizeof p->engine);
+        p->info.compiled = engine.compiled;
+    }
+    return s;
+}
+
+static int refused(const struct hapi_cudnn_device *d, const struct hapi_cudnn_graph *g, cudnnStatus_t s,
+                   int tried, struct hapi_err *err)
+{
+    char ops[128], what[320];
+
+    snprintf(what, sizeof what, "%s: no engine of %s for %s (%d tried)", g->name, d->name,
+             hapi_cudnn_graph_text(g, ops, sizeof ops), tried);
+    return hapi_cudnn_fail(d->lib, s, what, err);
+}
+
+int hapi_cudnn_plan_new(struct hapi_cudnn_plan **out, const struct hapi_cudnn_device *d,
+                        const struct hapi_cudnn_graph *g, struct hapi_err *err)
+{
+    static const cudnnBackendHeurMode_t modes[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK};
+    struct hapi_cudnn_builder b = {.lib = d->lib};
+    struct hapi_cudnn_plan *p;
+    cudnnBackendDescriptor_t graph;
+    cudnnStatus_t s = CUDNN_STATUS_SUCCESS;
+    int rc = hapi_cudnn_graph_check(g, err);
+
+    if (rc)
+        return rc;
+    p = calloc(1, sizeof *p);
+    if (!p)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for an execution plan");
+    p->lib = d->lib;
+    graph = hapi_cudnn_describe(&b, g);
+    s = b.status;
+    for (size_t i = 0; i < sizeof modes / sizeof *modes && graph && !p->plan; i++) {
+        struct engines e = {.n = 0};
+        s = engines_ask(d, graph, modes[i], &e);
+        if (!s)
+            s = engines_try(p, d, &e);
+        engines_fini(d->lib, &e);
+    }
+    if (!p->plan) {
+        rc = refused(d, g, s, p->info.tried, err);
+        hapi_cudnn_plan_free(p);
+        p = NULL;
+    }
+    hapi_cudnn_builder_fini(&b);
+    if (p)
+        *out = p;
+    return rc;
+}
+
+void hapi_cudnn_plan_free(struct hapi_cudnn_plan *p)
+{
+    if (!p)
+        return;
+    if (p->plan)
+        (void)p->lib->BackendDestroyDescriptor(p->plan);
+    free(p);
+}
+
+struct hapi_cudnn_plan_info hapi_cudnn_plan_info_get(const struct hapi_cudnn_plan *p)
+{
+    struct hapi_cudnn_plan_info info = p->info;
+
+    info.engine = p->engine;
+    return info;
+}

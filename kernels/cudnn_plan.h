@@ -1,0 +1,48 @@
+/*
+ * One operation graph compiled by cuDNN for a device: an execution plan. Internal to kernels/.
+ *
+ *     JSON or a real GPU ──> struct hapi_cudnn_device ──┐
+ *     struct hapi_cudnn_graph ──> hapi_cudnn_graph_check ┴──> struct hapi_cudnn_plan: engine, workspace
+ *
+ * A device may be a description only: cuDNN then checks and compiles for it on a machine that has no GPU.
+ * Threads: a device may be used by any number of threads once made; a plan by one at a time.
+ */
+#ifndef HAPI_KERNELS_CUDNN_PLAN_H
+#define HAPI_KERNELS_CUDNN_PLAN_H
+
+#include "opgraph.h"
+
+struct hapi_cudnn_device;
+
+/* From text as in kernels/devices/: what cuDNN wants to know of a device. size bytes, need not be terminated.
+ * Errors: HAPI_EFORMAT naming the key that is missing, unknown or no number; HAPI_EUNSUPPORTED (no cuDNN);
+ * HAPI_ENOMEM. */
+int hapi_cudnn_device_parse(struct hapi_cudnn_device **out, const char *json, size_t size,
+                            struct hapi_err *err);
+/* The description of this name that is built in (kernels/devices/NAME.json); NULL: there is none. Static. */
+const char *hapi_cudnn_device_text(const char *name);
+/* That of CUDA device `id` of this machine, as cuDNN reads it; malloc'd, terminated, the caller frees.
+ * HAPI_EUNSUPPORTED: no cuDNN, or no GPU that answers. */
+int hapi_cudnn_device_capture(char **json, int id, struct hapi_err *err);
+void hapi_cudnn_device_free(struct hapi_cudnn_device *d);
+const char *hapi_cudnn_device_name(const struct hapi_cudnn_device *d);
+int hapi_cudnn_device_version(const struct hapi_cudnn_device *d); /* 900: sm_90 */
+
+struct hapi_cudnn_plan;
+
+struct hapi_cudnn_plan_info {
+    const char *engine; /* cuDNN's name of engine and knobs, as "eng0_k2=3"; lives as long as the plan */
+    uint64_t workspace; /* bytes */
+    bool compiled;      /* by NVRTC, at run time; else a kernel of cuDNN's own */
+    int tried;          /* engines refused before it */
+};
+
+/* Checks g, asks heuristics mode A, then the fallback list, and takes the first engine that is deterministic,
+ * accumulates in f32 and finalizes. Errors: those of the check; HAPI_EUNSUPPORTED naming g, its ops and
+ * cuDNN's reason when no engine takes it; HAPI_ENOMEM. */
+int hapi_cudnn_plan_new(struct hapi_cudnn_plan **out, const struct hapi_cudnn_device *d,
+                        const struct hapi_cudnn_graph *g, struct hapi_err *err);
+void hapi_cudnn_plan_free(struct hapi_cudnn_plan *p);
+struct hapi_cudnn_plan_info hapi_cudnn_plan_info_get(const struct hapi_cudnn_plan *p);
+
+#endif

@@ -1,0 +1,130 @@
+#include "cudnn_plans.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "convert.h"
+
+enum { NAME = 96 };
+
+struct made {
+    uint8_t key[HAPI_CUDNN_KEY];
+    char name[NAME]; /* the graph's own may go before */
+    struct hapi_cudnn_graph graph;
+    struct hapi_cudnn_plan *plan;
+    char *refusal;
+    int64_t build_ns;
+    int uses;
+};
+
+struct hapi_cudnn_plans {
+    const struct hapi_cudnn_device *device;
+    struct made **list;
+    size_t n, room;
+};
+
+int hapi_cudnn_plans_new(struct hapi_cudnn_plans **out, const struct hapi_cudnn_device *d,
+                         struct hapi_err *err)
+{
+    struct hapi_cudnn_plans *p = calloc(1, sizeof *p);
+
+    if (!p)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for execution plans");
+    p->device = d;
+    *out = p;
+    return HAPI_OK;
+}
+
+void hapi_cudnn_plans_free(struct hapi_cudnn_plans *p)
+{
+    if (!p)
+        return;
+    for (size_t i = 0; i < p->n; i++) {
+        hapi_cudnn_plan_free(p->list[i]->plan);
+        free(p->list[i]->refusal);
+        free(p->list[i]);
+    }
+    free(p->list);
+    free(p);
+}
+
+static struct made *made_find(const struct hapi_cudnn_plans *p, const uint8_t *key, int *at)
+{
+    for (size_t i = 0; i < p->n; i++)
+        if (!memcmp(p->list[i]->key, key, HAPI_CUDNN_KEY)) {
+            *at = (int)i;
+            return p->list[i];
+        }
+    return NULL;
+}
+
+/* A new entry for the graph; NULL without memory. */
+static struct made *made_add(struct hapi_cudnn_plans *p, const struct hapi_cudnn_graph *g, const uint8_t *key,
+                             int *at)
+{
+    struct made *m;
+
+    if (p->n == p->room) {
+        size_t room = p->room ? 2 * p->room : 64;
+        struct made **list = realloc(p->list, room * sizeof(struct made *));
+        if (!list)
+            return NULL;
+        p->list = list;
+        p->room = room;
+    }
+    m = calloc(1, sizeof *m);
+    if (!m)
+        return NULL;
+    memcpy(m->key, key, HAPI_CUDNN_KEY);
+    m->graph = *g;
+    snprintf(m->name, sizeof m->name, "%s", g->name);
+    m->graph.name = m->name;
+    *at = (int)p->n;
+    p->list[p->n++] = m;
+    return m;
+}
+
+int hapi_cudnn_plans_make(void *plans, const struct hapi_cudnn_graph *g, int *plan, uint64_t *workspace,
+                          struct hapi_err *err)
+{
+    struct hapi_cudnn_plans *p = plans;
+    uint8_t key[HAPI_CUDNN_KEY];
+    int rc = hapi_cudnn_graph_check(g, err);
+
+    if (rc) /* ours is the mistake: not an engine's refusal */
+        return rc == HAPI_EUNSUPPORTED ? HAPI_EINVAL : rc;
+    hapi_cudnn_graph_key(g, key);
+    struct made *m = made_find(p, key, plan);
+    if (!m) {
+        struct hapi_err why = {0};
+        int64_t start = hapi_clock_ns();
+        m = made_add(p, g, key, plan);
+        if (!m)
+            return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for execution plans");
+        rc = hapi_cudnn_plan_new(&m->plan, p->device, g, &why);
+        m->build_ns = hapi_clock_ns() - start;
+        if (rc)
+            m->refusal = strdup(why.text);
+        if (rc && rc != HAPI_EUNSUPPORTED)
+            return hapi_err_set(err, rc, why.sys, "%s", why.text);
+    }
+    m->uses++;
+    if (!m->plan)
+        return hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "%s", m->refusal ? m->refusal : "no engine");
+    *workspace = hapi_cudnn_plan_info_get(m->plan).workspace;
+    return HAPI_OK;
+}
+
+size_t hapi_cudnn_plans_count(const struct hapi_cudnn_plans *p)
+{
+    return p->n;
+}
+
+struct hapi_cudnn_made hapi_cudnn_plans_get(const struct hapi_cudnn_plans *p, size_t i)
+{
+    const struct made *m = p->list[i];
+
+    return (struct hapi_cudnn_made){m->plan, &m->graph, m->refusal, m->build_ns, m->uses};
+}

@@ -1,0 +1,32 @@
+/*
+ * The execution plans of a device: each operation graph is compiled once. Internal to kernels/.
+ * Not thread-safe: one thread compiles; the plans may then be used from others.
+ */
+#ifndef HAPI_KERNELS_CUDNN_PLANS_H
+#define HAPI_KERNELS_CUDNN_PLANS_H
+
+#include "cudnn_plan.h"
+
+struct hapi_cudnn_plans;
+
+struct hapi_cudnn_made {
+    const struct hapi_cudnn_plan *plan; /* NULL: no engine takes it */
+    const struct hapi_cudnn_graph *graph;
+    const char *refusal; /* plan NULL: why */
+    int64_t build_ns;
+    int uses; /* how often it was asked for */
+};
+
+/* d is borrowed. HAPI_ENOMEM. */
+int hapi_cudnn_plans_new(struct hapi_cudnn_plans **out, const struct hapi_cudnn_device *d,
+                         struct hapi_err *err);
+void hapi_cudnn_plans_free(struct hapi_cudnn_plans *p);
+/* As struct hapi_gpu_maker says, with p as its arg. A refusal is remembered, too. Errors: as
+ * hapi_cudnn_plan_new(). */
+int hapi_cudnn_plans_make(void *p, const struct hapi_cudnn_graph *g, int *plan, uint64_t *workspace,
+                          struct hapi_err *err);
+size_t hapi_cudnn_plans_count(const struct hapi_cudnn_plans *p);
+/* Number i, in the order in which they were first asked for. */
+struct hapi_cudnn_made hapi_cudnn_plans_get(const struct hapi_cudnn_plans *p, size_t i);
+
+#endif

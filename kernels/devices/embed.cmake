@@ -1,0 +1,11 @@
+# Writes the C source of hapi_cudnn_device_text(): FILES, each by its name, as terminated bytes.
+set(names "")
+set(arrays "")
+foreach(file ${FILES})
+  get_filename_component(name ${file} NAME_WE)
+  file(READ ${file} bytes HEX)
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${bytes}")
+  string(APPEND arrays "static const char text_${name}[] = {${bytes}0};\n")
+  string(APPEND names "    if (!strcmp(name, \"${name}\"))\n        return text_${name};\n")
+endforeach()
+file(WRITE ${OUT} "#include <string.h>\n\n#include \"cudnn_plan.h\"\n\n${arrays}\nconst char *hapi_cudnn_device_text(const char *name)\n{\n${names}    return NULL;\n}\n")

@@ -1,0 +1,178 @@
+/* cuDNN compiles for a device that is only described. Needs cuDNN, and neither a GPU nor a driver: plans that
+ * cuDNN's own kernels serve. (Those that it compiles at run time: tests/kernels/test_cudnn_plans.py.) */
+#include "check.h"
+
+#if HAPI_HAVE_CUDNN
+
+#include "cudnn_lib.h"
+#include "cudnn_plans.h"
+
+static struct hapi_err err;
+
+static struct hapi_cudnn_device *device(const char *name)
+{
+    const char *text = hapi_cudnn_device_text(name);
+    struct hapi_cudnn_device *d = NULL;
+
+    REQUIRE(text);
+    CHECKF(!hapi_cudnn_device_parse(&d, text, strlen(text), &err), "%s", err.text);
+    REQUIRE(d);
+    return d;
+}
+
+static void devices__built_in__are_known_to_cudnn(void)
+{
+    struct hapi_cudnn_device *h = device("h100"), *a = device("a100");
+
+    CHECK(hapi_cudnn_device_version(h) == 900 && hapi_cudnn_device_version(a) == 800);
+    CHECK(strstr(hapi_cudnn_device_name(h), "H100") && strstr(hapi_cudnn_device_name(a), "A100"));
+    CHECK(!hapi_cudnn_device_text("h99"));
+    hapi_cudnn_device_free(a);
+    hapi_cudnn_device_free(h);
+}
+
+static void bad(const char *json, const char *word)
+{
+    struct hapi_cudnn_device *d = NULL;
+    int rc = hapi_cudnn_device_parse(&d, json, strlen(json), &err);
+
+    CHECKF(rc == HAPI_EFORMAT && strstr(err.text, word), "%d: %s", rc, rc ? err.text : "accepted");
+    if (!rc)
+        hapi_cudnn_device_free(d);
+}
+
+/* h100's description with `from` turned into `to`. */
+static void bad_if(const char *from, const char *to, const char *word)
+{
+    const char *good = hapi_cudnn_device_text("h100"), *at = strstr(good, from);
+    char text[4096];
+
+    REQUIRE(at);
+    REQUIRE(snprintf(text, sizeof text, "%.*s%s%s", (int)(at - good), good, to, at + strlen(from)) <
+            (int)sizeof text);
+    bad(text, word);
+}
+
+static void devices__badly_described__are_refused_by_the_key(void)
+{
+    bad("", "not a JSON object");
+    bad("[1]", "not a JSON object");
+    bad("{}", "cudaDeviceId");
+    bad_if("\"warpSize\": 32,", "", "warpSize");
+    bad_if("\"warpSize\": 32", "\"warpSize\": \"32\"", "warpSize");
+    bad_if("\"warpSize\": 32", "\"warpSize\": -32", "warpSize");
+    bad_if("\"warpSize\": 32", "\"warpSize\": 31.5", "warpSize");
+    bad_if("[2147483647, 65535, 65535]", "[2147483647, 65535]", "maxGridSize");
+    bad_if("\"warpSize\": 32", "\"warpSize\": 32, \"colour\": 1", "colour");
+}
+
+static int image(struct hapi_cudnn_graph *g, enum hapi_dtype dtype, int64_t n, int64_t c, int64_t h)
+{
+    const int64_t dim[4] = {n, c, h, h}, stride[4] = {c * h * h, 1, c * h, c};
+
+    return hapi_cudnn_tensor_add(g, dtype, 4, dim, stride, false);
+}
+
+static struct hapi_cudnn_graph conv(enum hapi_dtype dtype, int64_t channels)
+{
+    struct hapi_cudnn_graph g = {.name = "/conv/Conv"};
+    int x = image(&g, dtype, 8, 64, 56), w = image(&g, dtype, 64, channels, 3),
+        y = image(&g, dtype, 8, 64, 56);
+    struct hapi_cudnn_op *op = hapi_cudnn_op_add(&g, HAPI_CUDNN_CONV, y);
+
+    op->n_in = 2;
+    op->in[0] = x;
+    op->in[1] = w;
+    op->spatial = 2;
+    for (int i = 0; i < 2; i++) {
+        op->kernel[i] = 3;
+        op->stride[i] = op->dilation[i] = op->pad_begin[i] = op->pad_end[i] = 1;
+    }
+    return g;
+}
+
+static void plans__of_one_graph__are_made_once(void)
+{
+    struct hapi_cudnn_device *d = device("h100");
+    struct hapi_cudnn_graph g = conv(HAPI_F16, 64), again = conv(HAPI_F16, 64), other = conv(HAPI_BF16, 64);
+    struct hapi_cudnn_plans *plans;
+    uint64_t workspace = 0;
+    int a = -1, b = -1, c = -1;
+
+    again.name = "/another/Conv";
+    REQUIRE(!hapi_cudnn_plans_new(&plans, d, &err));
+    CHECKF(!hapi_cudnn_plans_make(plans, &g, &a, &workspace, &err), "%s", err.text);
+    CHECKF(!hapi_cudnn_plans_make(plans, &again, &b, &workspace, &err), "%s", err.text);
+    CHECKF(!hapi_cudnn_plans_make(plans, &other, &c, &workspace, &err), "%s", err.text);
+    CHECK(a == b && a != c && hapi_cudnn_plans_count(plans) == 2);
+    struct hapi_cudnn_made m = hapi_cudnn_plans_get(plans, (size_t)a);
+    REQUIRE(m.plan);
+    struct hapi_cudnn_plan_info info = hapi_cudnn_plan_info_get(m.plan);
+    CHECK(m.uses == 2 && !strncmp(info.engine, "eng", 3) && m.build_ns > 0);
+    hapi_cudnn_plans_free(plans);
+    hapi_cudnn_device_free(d);
+}
+
+static void plans__of_a_wrong_graph__are_our_mistake_and_no_refusal(void)
+{
+    struct hapi_cudnn_device *d = device("h100");
+    struct hapi_cudnn_graph g = conv(HAPI_F16, 48);
+    struct hapi_cudnn_plans *plans;
+    uint64_t workspace = 0;
+    int plan = -1;
+
+    REQUIRE(!hapi_cudnn_plans_new(&plans, d, &err));
+    CHECK(hapi_cudnn_plans_make(plans, &g, &plan, &workspace, &err) == HAPI_EINVAL);
+    CHECKF(strstr(err.text, "/conv/Conv") && strstr(err.text, "channels"), "%s", err.text);
+    g = conv(HAPI_F64, 64);
+    CHECK(hapi_cudnn_plans_make(plans, &g, &plan, &workspace, &err) == HAPI_EINVAL);
+    CHECKF(strstr(err.text, "f64"), "%s", err.text);
+    CHECK(hapi_cudnn_plans_count(plans) == 0);
+    hapi_cudnn_plans_free(plans);
+    hapi_cudnn_device_free(d);
+}
+
+/* f32 convolutions of bytes: our validator lets it pass, no engine takes it. */
+static void plans__that_no_engine_takes__are_refused_and_remembered(void)
+{
+    struct hapi_cudnn_device *d = device("h100");
+    struct hapi_cudnn_graph g = conv(HAPI_U8, 64);
+    struct hapi_cudnn_plans *plans;
+    uint64_t workspace = 0;
+    int plan = -1;
+
+    REQUIRE(!hapi_cudnn_plans_new(&plans, d, &err));
+    for (int i = 0; i < 2; i++) {
+        CHECK(hapi_cudnn_plans_make(plans, &g, &plan, &workspace, &err) == HAPI_EUNSUPPORTED);
+        CHECKF(strstr(err.text, "/conv/Conv") && strstr(err.text, "H100"), "%s", err.text);
+    }
+    CHECK(hapi_cudnn_plans_count(plans) == 1 && !hapi_cudnn_plans_get(plans, 0).plan);
+    hapi_cudnn_plans_free(plans);
+    hapi_cudnn_device_free(d);
+}
+
+int main(void)
+{
+    const struct hapi_cudnn_lib *lib;
+
+    if (hapi_cudnn_lib_get(&lib, &err)) {
+        printf("skipped: %s\n", err.text);
+        return 77;
+    }
+    CASE(devices__built_in__are_known_to_cudnn);
+    CASE(devices__badly_described__are_refused_by_the_key);
+    CASE(plans__of_one_graph__are_made_once);
+    CASE(plans__of_a_wrong_graph__are_our_mistake_and_no_refusal);
+    CASE(plans__that_no_engine_takes__are_refused_and_remembered);
+    return check_done();
+}
+
+#else
+
+int main(void)
+{
+    SKIP("this build has no cuDNN");
+    return 77;
+}
+
+#endif
