@@ -37,7 +37,7 @@ static const char help[] =
     "has\nno engine.\n\n"
     "  --device D        h100, a100, or a description as --capture-device writes it\n"
     "  --micro-batch N   images of one run (default: 8)\n"
-    "  --dtype D         f16 or bf16 (default: f16)\n"
+    "  --dtype D         f16, bf16 or f32 (default: f16)\n"
     "  --from ID, --to ID  cuts where the part begins and ends (default: the whole network)\n"
     "  --json            one line of JSON\n"
     "  --capture-device FILE  writes the description of a GPU of this machine, number N (default: 0)\n"
@@ -278,8 +278,9 @@ static const char *option_take(struct options *o, int c, const char *value)
         return NULL;
     case 'd':
         o->spec.dtype = hapi_dtype_from_name(value);
-        return o->spec.dtype == HAPI_F16 || o->spec.dtype == HAPI_BF16 ? NULL
-                                                                       : "--dtype is neither f16 nor bf16";
+        return o->spec.dtype == HAPI_F16 || o->spec.dtype == HAPI_BF16 || o->spec.dtype == HAPI_F32
+                   ? NULL
+                   : "--dtype is not f16, bf16 or f32";
     case 'n':
         if (!number_parse(value, 1, 1 << 20, &n))
             return "--micro-batch is not a number from 1 on";

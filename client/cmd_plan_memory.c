@@ -27,15 +27,17 @@ struct job {
 static void help(void)
 {
     fputs("usage: hapi plan-memory MODEL.onnx [--micro-batch B[,B...]] [--cut CUT] [--from CUT]\n"
-          "                        [--dtype f32|bf16|i8] [--backend ref|onednn] [--check] [--json]\n\n"
+          "                        [--dtype f32|bf16|f16|i8] [--backend ref|onednn|cudnn] [--check] "
+          "[--json]\n\n"
           "Bytes of weights (shared by all micro-batches), arena and scratch that a plan takes, without "
           "making\n"
           "it. Inputs and outputs are the caller's and not in them.\n\n"
           "  --micro-batch B[,B...]   default 1,2,4,8,16,32,64\n"
           "  --cut CUT          where the plan ends (an id of hapi cuts --all) [input of the last Gemm]\n"
           "  --from CUT         where it begins [the model's inputs]\n"
-          "  --dtype f32|bf16|i8  of computing (default f32); i8: of a model from hapi calibrate\n"
-          "  --backend NAME     ref or onednn (default)\n"
+          "  --dtype f32|bf16|f16|i8  of computing (default f32); f16: on a GPU; i8: of a model from hapi "
+          "calibrate\n"
+          "  --backend NAME     ref, cudnn or onednn (default)\n"
           "  --check            make the plans, too, and fail when one takes something else\n"
           "  --json             {\"model\", \"cut\", \"dtype\", \"plans\": [{\"micro_batch\", \"weights\", "
           "\"arena\",\n"
@@ -44,16 +46,27 @@ static void help(void)
           stdout);
 }
 
+/* A plan's memory is the host's or a GPU's. */
+static uint64_t weights(const struct hapi_plan_memory *m)
+{
+    return m->weights + m->device_weights;
+}
+
+static uint64_t arena(const struct hapi_plan_memory *m)
+{
+    return m->arena + m->device_arena;
+}
+
 static uint64_t total(const struct hapi_plan_memory *m)
 {
-    return m->weights + m->arena + m->scratch;
+    return weights(m) + arena(m) + m->scratch;
 }
 
 /* JSON numbers are doubles: exact to 2^53. */
 static bool add_memory(cJSON *o, const struct hapi_plan_memory *m)
 {
-    return cJSON_AddNumberToObject(o, "weights", (double)m->weights) &&
-           cJSON_AddNumberToObject(o, "arena", (double)m->arena) &&
+    return cJSON_AddNumberToObject(o, "weights", (double)weights(m)) &&
+           cJSON_AddNumberToObject(o, "arena", (double)arena(m)) &&
            cJSON_AddNumberToObject(o, "scratch", (double)m->scratch);
 }
 
@@ -99,7 +112,7 @@ static int print_table(const struct job *j, const char *cut)
     for (size_t i = 0; i < j->n; i++) {
         const struct hapi_plan_memory *m = &j->rows[i].query;
         printf("%11" PRId64 "  %13" PRIu64 "  %13" PRIu64 "  %13" PRIu64 "  %13" PRIu64 "\n",
-               j->rows[i].batch, m->weights, m->arena, m->scratch, total(m));
+               j->rows[i].batch, weights(m), arena(m), m->scratch, total(m));
     }
     return ferror(stdout) ? CMD_FAILURE : CMD_OK;
 }
@@ -195,8 +208,8 @@ static int parse(struct job *j, int argc, char **argv)
             break;
         case 'd':
             j->dtype = hapi_dtype_from_name(optarg);
-            if (j->dtype != HAPI_F32 && j->dtype != HAPI_BF16 && j->dtype != HAPI_I8)
-                return cmd_usage("plan-memory", "--dtype is f32, bf16 or i8");
+            if (j->dtype != HAPI_F32 && j->dtype != HAPI_BF16 && j->dtype != HAPI_F16 && j->dtype != HAPI_I8)
+                return cmd_usage("plan-memory", "--dtype is f32, bf16, f16 or i8");
             break;
         case 'k':
             j->backend = optarg;

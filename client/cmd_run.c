@@ -34,7 +34,7 @@ static void help(void)
 {
     fputs(
         "usage: hapi run MODEL.onnx --input FILE... --output-dir DIR\n"
-        "                [--from CUT] [--to CUT] [--backend ref|onednn] [--dtype f32|bf16|i8]\n\n"
+        "                [--from CUT] [--to CUT] [--backend ref|onednn|cudnn] [--dtype f32|bf16|f16|i8]\n\n"
         "Runs the model on tensors from files and writes DIR/output_0.npy, DIR/output_1.npy, ...\n\n"
         "  --input FILE...    inputs in the order of the graph's (initializers are none): .npy, or an ONNX\n"
         "                     TensorProto .pb; may be repeated; at most 64\n"
@@ -43,8 +43,9 @@ static void help(void)
         "  --from CUT         begin at a cut (an id of hapi cuts --all): inputs are its tensors, in its "
         "order\n"
         "  --to CUT           end at a cut: outputs are its tensors, in its order\n"
-        "  --backend NAME     ref (plain loops, the truth) or onednn (default)\n"
-        "  --dtype f32|bf16|i8  of computing (default f32); i8: of a model from hapi calibrate\n"
+        "  --backend NAME     ref (plain loops, the truth), cudnn (a GPU) or onednn (default)\n"
+        "  --dtype f32|bf16|f16|i8  of computing (default f32); f16: on a GPU; i8: of a model from hapi "
+        "calibrate\n"
         "  --help\n",
         stdout);
 }
@@ -386,8 +387,8 @@ static int parse(struct job *j, int argc, char **argv)
         cmd_usage("run", !*j->model ? "no model given" : "--output-dir is missing");
         return CMD_USAGE;
     }
-    if (j->dtype != HAPI_F32 && j->dtype != HAPI_BF16 && j->dtype != HAPI_I8)
-        return cmd_usage("run", "--dtype is f32, bf16 or i8");
+    if (j->dtype != HAPI_F32 && j->dtype != HAPI_BF16 && j->dtype != HAPI_F16 && j->dtype != HAPI_I8)
+        return cmd_usage("run", "--dtype is f32, bf16, f16 or i8");
     return CMD_OK;
 }
 

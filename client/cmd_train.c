@@ -18,7 +18,7 @@ static const char help[] =
     "  --wire f32|f16|bf16|int8\n"
     "                         dtype of the features on the wire [f32]; int8: with scales\n"
     "  --dtype f32|bf16|i8    compute dtype on both tiers [f32]; i8: of a model from hapi calibrate\n"
-    "  --backend onednn|ref   of this tier [onednn]\n"
+    "  --backend onednn|cudnn|auto|ref   of this tier [onednn]\n"
     "  --transport T          auto, ofi or verbs; auto: verbs where both sides have it, else ofi [auto]\n"
     "  --device NAME          verbs: RDMA device [the one that routes to the node]\n"
     "  --gid-index N          verbs: its source address, by index in the port's GID table [as routed]\n"

@@ -64,7 +64,7 @@ struct hapi_loader_options {
     const char *policy;    /* "freeze", "none" ["freeze"] */
     const char *wire;      /* "f32", "f16", "bf16", "int8" ["f32"] */
     const char *dtype;     /* compute on both tiers: "f32", "bf16", "i8" ["f32"] */
-    const char *backend;   /* of the compute tier: "onednn", "ref" ["onednn"] */
+    const char *backend;   /* of the compute tier: "onednn", "cudnn", "auto", "ref" ["onednn"] */
     const char *transport; /* "auto", "ofi", "verbs" ["auto"]: see hapi_loader_transport() */
     const char *key;       /* key file for TLS 1.3 [none] */
     const char *device;    /* verbs: RDMA device [the one that routes to the node] */

@@ -174,9 +174,10 @@ static int keep(struct hapi_loader *l, const char **s, const char *otherwise)
 static int options_keep(struct hapi_loader *l, const struct hapi_loader_options *o, struct hapi_err *err)
 {
     l->o = *o;
+    l->o.backend = hapi_backend_choose(o->backend ? o->backend : "onednn", NULL);
     int rc = keep(l, &l->o.model, NULL) | keep(l, &l->o.transform, NULL) | keep(l, &l->o.nodes, NULL) |
              keep(l, &l->o.dataset, NULL) | keep(l, &l->o.freeze, NULL) | keep(l, &l->o.policy, "freeze") |
-             keep(l, &l->o.wire, "f32") | keep(l, &l->o.dtype, "f32") | keep(l, &l->o.backend, "onednn") |
+             keep(l, &l->o.wire, "f32") | keep(l, &l->o.dtype, "f32") | keep(l, &l->o.backend, NULL) |
              keep(l, &l->o.transport, "auto") | keep(l, &l->o.key, NULL) | keep(l, &l->o.device, NULL) |
              keep(l, &l->o.provider, NULL);
     if (rc)
@@ -196,9 +197,8 @@ static int options_keep(struct hapi_loader *l, const struct hapi_loader_options 
     l->dtype = hapi_dtype_from_name(l->o.dtype);
     if (l->dtype != HAPI_F32 && l->dtype != HAPI_BF16 && l->dtype != HAPI_I8)
         return hapi_err_set(err, HAPI_EINVAL, 0, "compute dtype is f32, bf16 or i8, not `%s`", l->o.dtype);
-    if (!hapi_numeric_class(l->o.backend))
-        return hapi_err_set(err, HAPI_EINVAL, 0, "no back end `%s`: it is onednn or ref", l->o.backend);
-    return choice_options(l, err);
+    rc = hapi_backend_ready(l->o.backend, err);
+    return rc ? rc : choice_options(l, err);
 }
 
 static int nodes_parse(struct hapi_loader *l, struct hapi_err *err)

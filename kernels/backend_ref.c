@@ -183,7 +183,7 @@ fail:
 static void ref_memory(const struct hapi_backend *base, struct hapi_plan_memory *out)
 {
     const struct ref_backend *b = (const struct ref_backend *)base;
-    *out = (struct hapi_plan_memory){b->weight_bytes, b->arena_bytes, 0};
+    *out = (struct hapi_plan_memory){.weights = b->weight_bytes, .arena = b->arena_bytes};
 }
 
 struct run {

@@ -223,6 +223,11 @@ void hapi_cudnn_plan_free(struct hapi_cudnn_plan *p)
     free(p);
 }
 
+void *hapi_cudnn_plan_descriptor(const struct hapi_cudnn_plan *p)
+{
+    return p->plan;
+}
+
 struct hapi_cudnn_plan_info hapi_cudnn_plan_info_get(const struct hapi_cudnn_plan *p)
 {
     struct hapi_cudnn_plan_info info = p->info;

@@ -43,6 +43,8 @@ struct hapi_cudnn_plan_info {
 int hapi_cudnn_plan_new(struct hapi_cudnn_plan **out, const struct hapi_cudnn_device *d,
                         const struct hapi_cudnn_graph *g, struct hapi_err *err);
 void hapi_cudnn_plan_free(struct hapi_cudnn_plan *p);
+/* cudnnBackendDescriptor_t of the finalized plan; lives as long as p. */
+void *hapi_cudnn_plan_descriptor(const struct hapi_cudnn_plan *p);
 struct hapi_cudnn_plan_info hapi_cudnn_plan_info_get(const struct hapi_cudnn_plan *p);
 
 #endif

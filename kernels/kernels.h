@@ -170,10 +170,11 @@ struct hapi_plan_spec {
     const char *from; /* cut id the plan starts at; NULL: the model's inputs */
     const char *to;   /* cut id it ends at; NULL: the model's outputs */
     int64_t batch;    /* micro-batch: dim 0; >= 1. 0: the model's dims as they are (hapi run) */
-    /* Of compute. HAPI_F32; HAPI_BF16, with f32 accumulate; HAPI_I8: convolutions and products by constants
-     * in int8 where the model has ranges of their inputs, all else in f32. */
+    /* Of compute. HAPI_F32; HAPI_BF16, with f32 accumulate; HAPI_F16 likewise, on a GPU; HAPI_I8:
+     * convolutions and products by constants in int8 where the model has ranges of their inputs, all else in
+     * f32. */
     enum hapi_dtype dtype;
-    const char *backend; /* "onednn" or "ref" */
+    const char *backend; /* "onednn", "cudnn" or "ref" */
     int threads;         /* of one run (intra-op: for latency); 0: one. Kernels of our own use one */
     bool stock;          /* oneDNN's kernels only, none of ours: what benchmarks compare with */
     bool plain_io;       /* edges in the model's own order; false: 4-D edges are NHWC */
@@ -183,8 +184,11 @@ struct hapi_plan_spec {
     size_t n_bind;
 };
 
+/* Bytes; weights are shared by plans that differ in batch only. On a GPU all is the device's, taken when the
+ * plan is made; the host gives no arena. */
 struct hapi_plan_memory {
-    uint64_t weights, arena, scratch; /* bytes; weights are shared by plans that differ in batch only */
+    uint64_t weights, arena, scratch;
+    uint64_t device_weights, device_arena;
 };
 
 /* Known before anything large is allocated. Errors as hapi_plan_new. */
@@ -251,8 +255,15 @@ int hapi_calibration_ranges(struct hapi_calibration *c, double share, const stru
 /* What the back end makes of this CPU: "onednn/avx512_core_bf16". Two nodes with the same class give the
  * same f32 bits. Static string; NULL for an unknown or unbuilt back end. */
 const char *hapi_numeric_class(const char *backend);
+/* Name of the back end for "auto": "cudnn" where a GPU answers, else "onednn", else "ref"; any other name as
+ * it is. *why (may be NULL): why there is no GPU, where that was asked for. Static string. */
+const char *hapi_backend_choose(const char *name, struct hapi_err *why);
 /* Whether bf16 is hardware here (AMX, or AVX-512 BF16) and whether it is AMX. */
 bool hapi_cpu_has_bf16(bool *amx);
+/* Whether it can run here: HAPI_EINVAL (there is none of this name), HAPI_EUNSUPPORTED with the reason. */
+int hapi_backend_ready(const char *name, struct hapi_err *err);
+/* Whether the back end computes in dtype here, in hardware. */
+bool hapi_backend_computes(const char *backend, enum hapi_dtype dtype);
 /* What is wrong with this CPU's arithmetic, for an operator: AMX that its model has and oneDNN cannot use,
  * with the likely cause. Static string, or NULL when nothing is. */
 const char *hapi_cpu_warning(void);

@@ -15,7 +15,7 @@
 struct hapi_backend;
 
 struct hapi_backend_ops {
-    const char *name; /* "ref", "onednn" */
+    const char *name; /* "ref", "onednn", "cudnn" */
     bool copies;      /* large constants of the graph may be `raw`: it copies what it runs with */
     bool tiled;       /* a sample's result does not depend on the batch: plan.c may run a batch in parts */
     /* Compiles g (owned by the plan, outlives the instance) for spec->dtype. *weights is the weight store
@@ -37,7 +37,9 @@ struct hapi_backend_ops {
     void (*observe)(struct hapi_backend *b, void (*seen)(void *arg, const struct hapi_seen *s), void *arg);
     void (*free)(struct hapi_backend *b);
     void (*weights_free)(void *weights);
-    const char *(*numeric_class)(void);
+    const char *(*numeric_class)(void); /* NULL: not ready */
+    /* Optional: whether it can run here. HAPI_EUNSUPPORTED with the reason. */
+    int (*ready)(struct hapi_err *err);
 };
 
 /* First member of every instance. */
@@ -48,6 +50,9 @@ struct hapi_backend {
 extern const struct hapi_backend_ops hapi_backend_ref;
 #if HAPI_HAVE_ONEDNN
 extern const struct hapi_backend_ops hapi_backend_onednn;
+#endif
+#if HAPI_HAVE_CUDNN
+extern const struct hapi_backend_ops hapi_backend_cudnn;
 #endif
 
 /* Layout of an edge: 4-D tensors are channels-last unless the caller asked for the model's own order. */

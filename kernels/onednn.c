@@ -336,7 +336,8 @@ fail:
 static void dnn_memory(const struct hapi_backend *base, struct hapi_plan_memory *out)
 {
     const struct hapi_dnn *b = (const struct hapi_dnn *)base;
-    *out = (struct hapi_plan_memory){b->weight_bytes, b->arena_bytes, b->scratch_bytes};
+    *out = (struct hapi_plan_memory){
+        .weights = b->weight_bytes, .arena = b->arena_bytes, .scratch = b->scratch_bytes};
 }
 
 /* ------------------------------------------------------------------ run */

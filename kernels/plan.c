@@ -10,6 +10,9 @@ static const struct hapi_backend_ops *const backends[] = {
 #if HAPI_HAVE_ONEDNN
     &hapi_backend_onednn,
 #endif
+#if HAPI_HAVE_CUDNN
+    &hapi_backend_cudnn,
+#endif
 };
 
 /* Weights as a back end wants them, shared by the plans that differ in batch (or edges' layout) only. */
@@ -51,6 +54,46 @@ const char *hapi_numeric_class(const char *backend)
 {
     const struct hapi_backend_ops *ops = backend_find(backend);
     return ops ? ops->numeric_class() : NULL;
+}
+
+const char *hapi_backend_choose(const char *name, struct hapi_err *why)
+{
+    const struct hapi_backend_ops *gpu = backend_find("cudnn");
+
+    if (!name || strcmp(name, "auto"))
+        return name;
+    if (gpu && !gpu->ready(why))
+        return gpu->name;
+    if (!gpu)
+        (void)hapi_err_set(why, HAPI_EUNSUPPORTED, 0, "this build has no cuDNN");
+    return backend_find("onednn") ? "onednn" : "ref";
+}
+
+static int no_backend(const char *name, struct hapi_err *err)
+{
+    return hapi_err_set(err, HAPI_EINVAL, 0, "no back end `%s` (built: ref%s%s)", name ? name : "",
+                        backend_find("onednn") ? ", onednn" : "", backend_find("cudnn") ? ", cudnn" : "");
+}
+
+int hapi_backend_ready(const char *name, struct hapi_err *err)
+{
+    const struct hapi_backend_ops *ops = backend_find(name);
+
+    if (!ops)
+        return no_backend(name, err);
+    return ops->ready ? ops->ready(err) : HAPI_OK;
+}
+
+bool hapi_backend_computes(const char *backend, enum hapi_dtype dtype)
+{
+    const struct hapi_backend_ops *ops = backend_find(backend);
+
+    if (ops && ops->ready)
+        return (dtype == HAPI_F32 || dtype == HAPI_F16 || dtype == HAPI_BF16) && !ops->ready(NULL);
+    if (dtype == HAPI_F32)
+        return ops != NULL;
+    return ops && ops != &hapi_backend_ref &&
+           ((dtype == HAPI_BF16 && hapi_cpu_has_bf16(NULL)) || (dtype == HAPI_I8 && hapi_cpu_has_int8()));
 }
 
 /* ------------------------------------------------------------------ weight stores */
@@ -146,31 +189,42 @@ static int int8_check(const struct hapi_model *m, const struct hapi_backend_ops 
     return HAPI_OK;
 }
 
-static int spec_check(const struct hapi_model *m, const struct hapi_plan_spec *spec,
-                      const struct hapi_backend_ops **ops, struct hapi_err *err)
+/* What a CPU or GPU computes in. */
+static int dtype_check(const struct hapi_model *m, const struct hapi_plan_spec *spec,
+                       const struct hapi_backend_ops *ops, struct hapi_err *err)
 {
-    bool amx;
+    bool gpu = ops->ready != NULL, amx;
 
-    *ops = backend_find(spec->backend);
-    if (!*ops)
-        return hapi_err_set(err, HAPI_EINVAL, 0, "no back end `%s` (built: ref%s)",
-                            spec->backend ? spec->backend : "", backend_find("onednn") ? ", onednn" : "");
-    if (spec->batch < 0 || spec->batch > 1 << 20)
-        return hapi_err_set(err, HAPI_EINVAL, 0, "micro-batch %lld is not in 0..%d", (long long)spec->batch,
-                            1 << 20);
+    if (gpu && (spec->dtype == HAPI_F16 || spec->dtype == HAPI_BF16 || spec->dtype == HAPI_F32))
+        return ops->ready(err);
+    if (gpu)
+        return hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "back end %s computes in f16, bf16 or f32, not in %s",
+                            ops->name, hapi_dtype_name(spec->dtype));
     if (spec->dtype == HAPI_I8)
-        return int8_check(m, *ops, err);
+        return int8_check(m, ops, err);
     if (spec->dtype != HAPI_F32 && spec->dtype != HAPI_BF16)
         return hapi_err_set(err, HAPI_EINVAL, 0, "compute dtype %s (f32, bf16 and i8 are possible)",
                             hapi_dtype_name(spec->dtype));
-    if (spec->dtype == HAPI_BF16 && *ops == &hapi_backend_ref)
+    if (spec->dtype == HAPI_BF16 && ops == &hapi_backend_ref)
         return hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "back end ref computes in f32 only");
     if (spec->dtype == HAPI_BF16 && !hapi_cpu_has_bf16(&amx))
         return hapi_err_set(
             err, HAPI_EUNSUPPORTED, 0,
             "this CPU has no bf16 arithmetic (%s): use f32, which is faster than emulated bf16",
-            (*ops)->numeric_class());
+            ops->numeric_class());
     return HAPI_OK;
+}
+
+static int spec_check(const struct hapi_model *m, const struct hapi_plan_spec *spec,
+                      const struct hapi_backend_ops **ops, struct hapi_err *err)
+{
+    *ops = backend_find(spec->backend);
+    if (!*ops)
+        return no_backend(spec->backend, err);
+    if (spec->batch < 0 || spec->batch > 1 << 20)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "micro-batch %lld is not in 0..%d", (long long)spec->batch,
+                            1 << 20);
+    return dtype_check(m, spec, *ops, err);
 }
 
 /* ------------------------------------------------------------------ tiles */

@@ -18,7 +18,8 @@
     X(data, STRING, "", "DIR", "folder of datasets: class folders with JPEGs, or *.tar shards (required)")   \
     X(listen, STRING, "127.0.0.1:7471", "HOST:PORT", "control address; port 0 takes a free one")             \
     X(transport, STRING, "auto", "auto|ofi|verbs", "how activations may travel; auto: both that work here")  \
-    X(backend, STRING, "onednn", "onednn|ref", "what runs the prefix")                                       \
+    X(backend, STRING, "auto", "auto|cudnn|onednn|ref",                                                      \
+      "what runs the prefix; auto: a GPU that answers, else oneDNN")                                         \
     X(config, STRING, "", "FILE", "read these keys from a file first")                                       \
     X(key, STRING, "", "FILE", "pre-shared keys (identity:hex a line): TLS 1.3 on the control channel")      \
     X(insecure, BOOL, "false", "", "serve an address off loopback without a key")                            \

@@ -51,8 +51,11 @@ static void say_ready(const struct hapi_rt *rt)
             snprintf(without, sizeof without, " without=%s why=%s", hapi_transport_names[t],
                      hapi_log_quote(quoted, sizeof quoted, rt->offers[t].why.text));
     hapi_log(HAPI_LOG_INFO, "ready", "listen=%s:%u transport=%s%s class=%s threads=%u slab_mib=%zu", rt->host,
-             hapi_rt_port(rt), hapi_fabrics_text(rt, offered), without, hapi_numeric_class(cfg->backend),
+             hapi_rt_port(rt), hapi_fabrics_text(rt, offered), without, hapi_numeric_class(rt->cfg.backend),
              cfg->threads, rt->slab.size >> 20);
+    if (rt->no_gpu.code)
+        hapi_log(HAPI_LOG_INFO, "no gpu", "backend=%s why=%s", rt->cfg.backend,
+                 hapi_log_quote(quoted, sizeof quoted, rt->no_gpu.text));
     if (hapi_cpu_warning())
         hapi_log(HAPI_LOG_WARN, "cpu", "why=%s", hapi_log_quote(quoted, sizeof quoted, hapi_cpu_warning()));
     printf("ready %.1s%s%s:%u\n", bracket, rt->host, *bracket ? "]" : "", hapi_rt_port(rt));

@@ -1,5 +1,6 @@
 #include "runtime.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -88,8 +89,8 @@ static struct hapi_hello hello(const struct hapi_rt *rt)
         .major_max = HAPI_PROTO_MAJOR,
         .minor = HAPI_PROTO_MINOR,
         .caps = hapi_fabrics_caps(rt) | HAPI_CAP_CHECKSUM | HAPI_CAP_UPLOAD | HAPI_CAP_INT8 |
-                (hapi_cpu_has_bf16(NULL) ? HAPI_CAP_BF16 : 0) |
-                (hapi_cpu_has_int8() ? HAPI_CAP_COMPUTE_I8 : 0),
+                (hapi_backend_computes(rt->cfg.backend, HAPI_BF16) ? HAPI_CAP_BF16 : 0) |
+                (hapi_backend_computes(rt->cfg.backend, HAPI_I8) ? HAPI_CAP_COMPUTE_I8 : 0),
         .role = {"node", 4},
         .version = {HAPI_VERSION, sizeof HAPI_VERSION - 1},
         .numeric_class = {class, class ? (uint32_t)strlen(class) : 0},
@@ -99,12 +100,12 @@ static struct hapi_hello hello(const struct hapi_rt *rt)
 static int listen_open(struct hapi_rt *rt, struct hapi_err *err)
 {
     const struct hapi_config *c = &rt->cfg;
-    const char *class = hapi_numeric_class(c->backend);
     uint16_t port;
     struct hapi_control_options opt = {.hello = hello(rt), .max_open = c->max_sessions + 16};
 
-    int rc = class ? hapi_address_parse(c->listen, rt->host, &port, err)
-                   : hapi_err_set(err, HAPI_EINVAL, 0, "no back end `%s`: it is onednn or ref", c->backend);
+    int rc = hapi_backend_ready(c->backend, err);
+    if (!rc)
+        rc = hapi_address_parse(c->listen, rt->host, &port, err);
     if (rc)
         return rc;
     if (!*c->key && !c->insecure && !hapi_address_is_loopback(rt->host))
@@ -151,6 +152,8 @@ int hapi_rt_open(struct hapi_rt **out, const struct hapi_config *cfg, struct hap
     if (!rt)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for the runtime");
     rt->cfg = *cfg;
+    (void)snprintf(rt->cfg.backend, sizeof rt->cfg.backend, "%s",
+                   hapi_backend_choose(cfg->backend, &rt->no_gpu));
     int rc = hapi_topology_open(&rt->topology, err);
     if (!rc)
         rc = hapi_loop_open(&rt->loop, RING_ENTRIES, err);

@@ -92,6 +92,7 @@ struct hapi_session {
 
 struct hapi_rt {
     struct hapi_config cfg;
+    struct hapi_err no_gpu; /* why back end auto found none */
     struct hapi_loop *loop;
     struct hapi_topology *topology;
     struct hapi_store *store;

@@ -15,7 +15,7 @@ static void flags__all_kinds__read(void)
     CHECK(PARSE("--data", "/d", "--listen=:0", "--micro-batch", "16", "--send-area", "2M", "--insecure") ==
           0);
     CHECK(!strcmp(c.data, "/d") && !strcmp(c.listen, ":0") && c.micro_batch == 16 && c.send_area == 2 << 20);
-    CHECK(c.insecure && c.batches == 8 && !strcmp(c.transport, "auto") && !strcmp(c.backend, "onednn"));
+    CHECK(c.insecure && c.batches == 8 && !strcmp(c.transport, "auto") && !strcmp(c.backend, "auto"));
 }
 
 static void flags__of_verbs__read_and_checked(void)

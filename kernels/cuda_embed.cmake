@@ -1,0 +1,11 @@
+# Writes the C source of hapi_cuda_image: the bytes of FILE, or NULL where there is none.
+if(FILE)
+  file(READ ${FILE} bytes HEX)
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${bytes}")
+  set(array "static const unsigned char image[] __attribute__((aligned(64))) = {${bytes}};\n")
+  set(value "image")
+else()
+  set(array "")
+  set(value "NULL")
+endif()
+file(WRITE ${OUT} "#include <stddef.h>\n\nextern const unsigned char *const hapi_cuda_image;\n\n${array}const unsigned char *const hapi_cuda_image = ${value};\n")

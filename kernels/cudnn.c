@@ -1,0 +1,572 @@
+/*
+ * Back end `cudnn`: a program (gpu.h) on a GPU. All memory is taken when a plan is made: weights once for all
+ * micro-batches, and for each plan one block of arena, workspace and edges, so that a run allocates nothing
+ * and cannot fail for want of memory. A run is enqueued on the plan's own stream: copies and kernels of plans
+ * that other threads run overlap with it.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "convert.h"
+#include "cudnn_descriptor.h"
+#include "gpu.h"
+#include "gpu_device.h"
+#include "kernels_ops.h"
+
+enum { THREADS = 256, BLOCKS_MAX = 4096, WARP = 32 };
+
+/* ------------------------------------------------------------------ weights */
+
+struct weight {
+    struct weight *next;
+    struct hapi_gpu_view to;
+    enum hapi_dtype dtype;
+    const void *raw;    /* the file's bytes that it was made from; NULL: not from there */
+    uint8_t source[32]; /* else SHA-256 of what it was made from */
+    CUdeviceptr at;
+};
+
+/* Blocks of weights, one for each plan that brought new ones. */
+struct block {
+    struct block *next;
+    CUdeviceptr memory;
+};
+
+struct weights {
+    struct hapi_cuda_device *device;
+    struct weight *list;
+    struct block *blocks;
+};
+
+static void weights_free(void *weights)
+{
+    struct weights *w = weights;
+    bool current = !hapi_cuda_enter(w->device, NULL);
+
+    for (struct block *b = w->blocks, *next; b; b = next) {
+        next = b->next;
+        if (current)
+            (void)w->device->cu->MemFree(b->memory);
+        free(b);
+    }
+    for (struct weight *e = w->list, *next; e; e = next) {
+        next = e->next;
+        free(e);
+    }
+    if (current)
+        hapi_cuda_leave(w->device);
+    hapi_cuda_device_put(w->device);
+    free(w);
+}
+
+/* ------------------------------------------------------------------ an instance */
+
+struct launch {
+    cudnnBackendDescriptor_t pack; /* of an operation graph: where its tensors are */
+    CUfunction function;           /* of a kernel */
+    CUdeviceptr pointers[1 + HAPI_GPU_READS];
+    unsigned blocks;
+};
+
+struct hapi_cudnn {
+    struct hapi_backend base;
+    struct hapi_cuda_device *device;
+    struct hapi_gpu_program *program;
+    struct launch *launches;
+    CUdeviceptr *weights; /* by the program's weight */
+    CUdeviceptr memory;   /* arena | workspace | edges */
+    uint64_t *edge;       /* by storage: offset in memory of what is an edge */
+    uint64_t bytes;
+    CUstream stream;
+    int *weight_of; /* by storage */
+};
+
+static uint64_t round_up(uint64_t n)
+{
+    return (n + HAPI_GPU_ALIGN - 1) / HAPI_GPU_ALIGN * HAPI_GPU_ALIGN;
+}
+
+static int fail(const struct hapi_cudnn *b, CUresult r, const char *what, struct hapi_err *err)
+{
+    return hapi_cuda_fail(b->device->cu, r, what, err);
+}
+
+static CUdeviceptr address(const struct hapi_cudnn *b, const struct hapi_gpu_operand *o)
+{
+    const struct hapi_gpu_storage *s = &b->program->storages[o->storage];
+
+    switch (s->place) {
+    case HAPI_GPU_ARENA:
+        return b->memory + s->offset + o->offset;
+    case HAPI_GPU_WEIGHT:
+        return b->weights[b->weight_of[o->storage]] + o->offset;
+    default:
+        return b->memory + b->edge[o->storage] + o->offset;
+    }
+}
+
+/* ------------------------------------------------------------------ weights of a plan */
+
+static bool from_file(const struct hapi_gpu_program *p, const struct hapi_gpu_weight *w)
+{
+    for (size_t i = 0; i < p->g->n_values; i++)
+        if (p->g->values[i].data == w->data)
+            return p->g->values[i].raw;
+    return false;
+}
+
+static bool same_view(const struct hapi_gpu_view *a, const struct hapi_gpu_view *b)
+{
+    return a->n == b->n && a->rank == b->rank && !memcmp(a->f, b->f, (size_t)a->n * sizeof *a->f) &&
+           !memcmp(a->first, b->first, (size_t)(a->rank + 1) * sizeof *a->first);
+}
+
+/* What is there already; else a new entry without memory yet, *fresh. NULL: no memory. */
+static struct weight *weight_find(struct weights *all, const struct hapi_gpu_program *p,
+                                  const struct hapi_gpu_weight *w, bool *fresh)
+{
+    struct weight key = {.to = w->to, .dtype = w->dtype, .raw = from_file(p, w) ? w->data : NULL};
+
+    if (!key.raw)
+        hapi_sha256(key.source, w->data, (size_t)w->elements * sizeof(float));
+    *fresh = false;
+    for (struct weight *e = all->list; e; e = e->next)
+        if (e->dtype == key.dtype && e->raw == key.raw && !memcmp(e->source, key.source, sizeof key.source) &&
+            same_view(&e->to, &key.to))
+            return e;
+    struct weight *e = malloc(sizeof *e);
+    if (!e)
+        return NULL;
+    *e = key;
+    e->next = all->list;
+    all->list = e;
+    *fresh = true;
+    return e;
+}
+
+static int upload(struct hapi_cudnn *b, CUdeviceptr to, const struct hapi_gpu_weight *w, void *buffer,
+                  struct hapi_err *err)
+{
+    CUresult r;
+
+    hapi_gpu_weight_write(w, buffer);
+    r = b->device->cu->MemcpyHtoDAsync(to, buffer, (size_t)w->elements * hapi_dtype_size(w->dtype),
+                                       b->stream);
+    if (!r)
+        r = b->device->cu->StreamSynchronize(b->stream); /* the buffer is used again */
+    return r ? fail(b, r, "copying weights to the GPU", err) : HAPI_OK;
+}
+
+/* Forgets entries of a plan that did not get its memory. */
+static void weights_forget(struct weights *all)
+{
+    for (struct weight **e = &all->list; *e;) {
+        struct weight *gone = (*e)->at ? NULL : *e;
+        if (gone) {
+            *e = gone->next;
+            free(gone);
+        } else {
+            e = &(*e)->next;
+        }
+    }
+}
+
+/* The new ones of the plan in one block. */
+static int weights_upload(struct hapi_cudnn *b, struct weights *all, struct weight **found, const bool *fresh,
+                          struct hapi_err *err)
+{
+    const struct hapi_gpu_program *p = b->program;
+    uint64_t total = 0, most = 0;
+    struct block *k;
+    void *buffer;
+    CUresult r;
+    int rc = HAPI_OK;
+
+    for (size_t i = 0; i < p->n_weights; i++)
+        if (fresh[i]) {
+            uint64_t bytes = (uint64_t)p->weights[i].elements * hapi_dtype_size(p->weights[i].dtype);
+            total += round_up(bytes);
+            most = bytes > most ? bytes : most;
+        }
+    if (!total)
+        return HAPI_OK;
+    k = calloc(1, sizeof *k);
+    buffer = malloc((size_t)most);
+    r = k && buffer ? b->device->cu->MemAlloc(&k->memory, (size_t)total) : CUDA_SUCCESS;
+    if (!k || !buffer || r) {
+        rc = r ? fail(b, r, "memory for weights on the GPU", err)
+               : hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for weights");
+        free(buffer);
+        free(k);
+        return rc;
+    }
+    k->next = all->blocks;
+    all->blocks = k;
+    total = 0;
+    for (size_t i = 0; i < p->n_weights && !rc; i++)
+        if (fresh[i]) {
+            rc = upload(b, k->memory + total, &p->weights[i], buffer, err);
+            if (!rc)
+                found[i]->at = k->memory + total;
+            total += round_up((uint64_t)p->weights[i].elements * hapi_dtype_size(p->weights[i].dtype));
+        }
+    free(buffer);
+    return rc;
+}
+
+static int weights_make(struct hapi_cudnn *b, struct weights *all, struct hapi_err *err)
+{
+    const struct hapi_gpu_program *p = b->program;
+    struct weight **found = calloc(p->n_weights + 1, sizeof(struct weight *));
+    bool *fresh = calloc(p->n_weights + 1, sizeof *fresh);
+    int rc = found && fresh ? HAPI_OK : HAPI_ENOMEM;
+
+    for (size_t i = 0; i < p->n_weights && !rc; i++) {
+        found[i] = weight_find(all, p, &p->weights[i], &fresh[i]);
+        rc = found[i] ? HAPI_OK : HAPI_ENOMEM;
+    }
+    if (rc)
+        rc = hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for weights");
+    else
+        rc = weights_upload(b, all, found, fresh, err);
+    for (size_t i = 0; i < p->n_weights && !rc; i++) {
+        b->weights[i] = found[i]->at;
+        b->weight_of[p->weights[i].storage] = (int)i;
+    }
+    weights_forget(all);
+    free(fresh);
+    free(found);
+    return rc;
+}
+
+/* ------------------------------------------------------------------ memory and launches of a plan */
+
+/* Arena, workspace, and the edges as the host has them. */
+static int memory_make(struct hapi_cudnn *b, struct hapi_err *err)
+{
+    const struct hapi_gpu_program *p = b->program;
+    CUresult r;
+
+    b->bytes = round_up(p->arena_bytes) + round_up(p->scratch_bytes);
+    for (size_t i = 0; i < p->n_storages; i++)
+        if (p->storages[i].place == HAPI_GPU_IN || p->storages[i].place == HAPI_GPU_OUT) {
+            b->edge[i] = b->bytes;
+            b->bytes += round_up(p->storages[i].bytes);
+        }
+    r = b->device->cu->MemAlloc(&b->memory, (size_t)b->bytes);
+    return r ? fail(b, r, "memory for a plan on the GPU", err) : HAPI_OK;
+}
+
+static int graph_prepare(struct hapi_cudnn *b, const struct hapi_gpu_launch *l, struct launch *out,
+                         struct hapi_err *err)
+{
+    const struct hapi_cudnn_lib *lib = b->device->cudnn;
+    int64_t uids[HAPI_CUDNN_TENSORS];
+    void *pointers[HAPI_CUDNN_TENSORS];
+    void *workspace =
+        (void *)(uintptr_t)(b->memory +
+                            round_up(b->program->arena_bytes)); // NOLINT(performance-no-int-to-ptr)
+    int64_t n = 0;
+    cudnnStatus_t s;
+
+    for (int i = 0; i < l->n_operands; i++) {
+        uids[n] = l->operands[i].uid;
+        pointers[n++] = (void *)(uintptr_t)address(b, &l->operands[i]); // NOLINT(performance-no-int-to-ptr)
+    }
+    for (int i = 0; i < l->graph->n_tensors; i++)
+        if (l->graph->tensors[i].by_value) {
+            uids[n] = l->graph->tensors[i].uid;
+            pointers[n++] =
+                (void *)(uintptr_t)&l->graph->tensors[i].value; /* the host's; cuDNN reads it at once */
+        }
+    s = lib->BackendCreateDescriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &out->pack);
+    if (!s)
+        s = lib->BackendSetAttribute(out->pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, n,
+                                     uids);
+    if (!s)
+        s = lib->BackendSetAttribute(out->pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, n,
+                                     pointers);
+    if (!s)
+        s = lib->BackendSetAttribute(out->pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1,
+                                     &workspace);
+    if (!s)
+        s = lib->BackendFinalize(out->pack);
+    return s ? hapi_cudnn_fail(lib, s, l->graph->name, err) : HAPI_OK;
+}
+
+static int64_t elements(const struct hapi_gpu_loop *l)
+{
+    int64_t n = 1;
+
+    for (int i = 0; i < l->rank; i++)
+        n *= l->size[i];
+    return n;
+}
+
+static void kernel_prepare(struct hapi_cudnn *b, const struct hapi_gpu_launch *l, struct launch *out)
+{
+    int64_t work = elements(&l->kernel.outer);
+
+    work = l->kernel.kind == HAPI_GPU_POINTWISE ? work / l->kernel.vector : work * WARP;
+    work = (work + THREADS - 1) / THREADS;
+    out->blocks = (unsigned)(work > BLOCKS_MAX ? BLOCKS_MAX : work);
+    out->function = b->device->kernels[l->kernel.kind];
+    for (int i = 0; i < l->n_operands; i++)
+        out->pointers[i] = address(b, &l->operands[i]);
+}
+
+static int launches_make(struct hapi_cudnn *b, struct hapi_err *err)
+{
+    const struct hapi_gpu_program *p = b->program;
+    int rc = HAPI_OK;
+
+    for (size_t i = 0; i < p->n_launches && !rc; i++)
+        if (p->launches[i].graph)
+            rc = graph_prepare(b, &p->launches[i], &b->launches[i], err);
+        else
+            kernel_prepare(b, &p->launches[i], &b->launches[i]);
+    return rc;
+}
+
+/* ------------------------------------------------------------------ the back end */
+
+static void cudnn_free(struct hapi_backend *base)
+{
+    struct hapi_cudnn *b = (struct hapi_cudnn *)base;
+    bool current = b->device && !hapi_cuda_enter(b->device, NULL);
+
+    for (size_t i = 0; b->device && b->launches && i < b->program->n_launches; i++)
+        if (b->launches[i].pack)
+            (void)b->device->cudnn->BackendDestroyDescriptor(b->launches[i].pack);
+    if (b->stream && current) {
+        (void)b->device->cu->StreamSynchronize(b->stream);
+        (void)b->device->cu->StreamDestroy(b->stream);
+    }
+    if (b->memory && current)
+        (void)b->device->cu->MemFree(b->memory);
+    if (current)
+        hapi_cuda_leave(b->device);
+    hapi_gpu_program_free(b->program);
+    hapi_cuda_device_put(b->device);
+    free(b->weight_of);
+    free(b->edge);
+    free(b->weights);
+    free(b->launches);
+    free(b);
+}
+
+static int tables_make(struct hapi_cudnn *b, struct hapi_err *err)
+{
+    const struct hapi_gpu_program *p = b->program;
+
+    b->launches = calloc(p->n_launches + 1, sizeof *b->launches);
+    b->weights = calloc(p->n_weights + 1, sizeof *b->weights);
+    b->edge = calloc(p->n_storages + 1, sizeof *b->edge);
+    b->weight_of = calloc(p->n_storages + 1, sizeof *b->weight_of);
+    if (b->launches && b->weights && b->edge && b->weight_of)
+        return HAPI_OK;
+    return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a plan");
+}
+
+/* The store, made by the first plan. */
+static int store_make(struct hapi_cudnn *b, void **weights, struct hapi_err *err)
+{
+    struct weights *w;
+    int rc;
+
+    if (*weights)
+        return HAPI_OK;
+    w = calloc(1, sizeof *w);
+    if (!w)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for weights");
+    rc = hapi_cuda_device_get(&w->device, err);
+    if (rc)
+        free(w);
+    else
+        *weights = w;
+    (void)b;
+    return rc;
+}
+
+static int program_make(struct hapi_cudnn *b, const struct hapi_graph *g, const struct hapi_plan_spec *spec,
+                        struct hapi_err *err)
+{
+    const struct hapi_gpu_maker maker = {hapi_cudnn_plans_make, b->device->plans};
+    int rc;
+
+    hapi_cuda_lock(b->device);
+    rc = hapi_gpu_program_new(&b->program, g, spec->dtype, spec->plain_io, &maker, err);
+    hapi_cuda_unlock(b->device);
+    return rc;
+}
+
+static int cudnn_compile(struct hapi_backend **out, const struct hapi_graph *g,
+                         const struct hapi_plan_spec *spec, void **weights, struct hapi_err *err)
+{
+    struct hapi_cudnn *b = calloc(1, sizeof *b);
+    int rc;
+
+    if (!b)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a plan");
+    b->base.ops = &hapi_backend_cudnn;
+    rc = hapi_cuda_device_get(&b->device, err);
+    if (!rc)
+        rc = hapi_cuda_enter(b->device, err);
+    if (rc) {
+        cudnn_free(&b->base);
+        return rc;
+    }
+    rc = program_make(b, g, spec, err);
+    if (!rc)
+        rc = tables_make(b, err);
+    if (!rc && weights) {
+        CUresult r = b->device->cu->StreamCreate(&b->stream, CU_STREAM_NON_BLOCKING);
+        rc = r ? fail(b, r, "making a stream", err) : store_make(b, weights, err);
+        if (!rc)
+            rc = weights_make(b, *weights, err);
+        if (!rc)
+            rc = memory_make(b, err);
+        if (!rc)
+            rc = launches_make(b, err);
+    }
+    hapi_cuda_leave(b->device);
+    if (rc) {
+        cudnn_free(&b->base);
+        return rc;
+    }
+    *out = &b->base;
+    return HAPI_OK;
+}
+
+static void cudnn_memory(const struct hapi_backend *base, struct hapi_plan_memory *out)
+{
+    const struct hapi_cudnn *b = (const struct hapi_cudnn *)base;
+    const struct hapi_gpu_program *p = b->program;
+    uint64_t edges = 0;
+
+    for (size_t i = 0; i < p->n_storages; i++)
+        if (p->storages[i].place == HAPI_GPU_IN || p->storages[i].place == HAPI_GPU_OUT)
+            edges += round_up(p->storages[i].bytes);
+    *out = (struct hapi_plan_memory){.device_weights = p->weight_bytes,
+                                     .device_arena =
+                                         round_up(p->arena_bytes) + round_up(p->scratch_bytes) + edges};
+}
+
+static int launch_run(struct hapi_cudnn *b, size_t i, struct hapi_err *err)
+{
+    const struct hapi_gpu_launch *l = &b->program->launches[i];
+    struct launch *k = &b->launches[i];
+
+    if (l->graph) {
+        const struct hapi_cudnn_lib *lib = b->device->cudnn;
+        cudnnBackendDescriptor_t plan =
+            hapi_cudnn_plan_descriptor(hapi_cudnn_plans_get(b->device->plans, (size_t)l->plan).plan);
+        cudnnStatus_t s = lib->BackendExecute(b->device->handle, plan, k->pack);
+        return s ? hapi_cudnn_fail(lib, s, l->graph->name, err) : HAPI_OK;
+    }
+    void *parameters[] = {(void *)(uintptr_t)&l->kernel, &k->pointers[0], &k->pointers[1], &k->pointers[2],
+                          &k->pointers[3]};
+    CUresult r = b->device->cu->LaunchKernel(k->function, k->blocks, 1, 1, THREADS, 1, 1, 0, b->stream,
+                                             parameters, NULL);
+    return r ? fail(b, r, l->node ? l->node->name : "conversion at an edge", err) : HAPI_OK;
+}
+
+/* The handle is the device's: its stream is set and used in one go. Enqueuing takes microseconds a launch. */
+static int enqueue(struct hapi_cudnn *b, struct hapi_err *err)
+{
+    cudnnStatus_t s;
+    int rc;
+
+    hapi_cuda_lock(b->device);
+    s = b->device->cudnn->SetStream(b->device->handle, (cudaStream_t)b->stream);
+    rc = s ? hapi_cudnn_fail(b->device->cudnn, s, "taking a stream", err) : HAPI_OK;
+    for (size_t i = 0; i < b->program->n_launches && !rc; i++)
+        rc = launch_run(b, i, err);
+    hapi_cuda_unlock(b->device);
+    return rc;
+}
+
+static int edges_copy(struct hapi_cudnn *b, enum hapi_gpu_place place, const void *const *in,
+                      void *const *out, struct hapi_err *err)
+{
+    const struct hapi_gpu_program *p = b->program;
+    CUresult r = CUDA_SUCCESS;
+
+    for (size_t i = 0; i < p->n_storages && !r; i++) {
+        const struct hapi_gpu_storage *s = &p->storages[i];
+        if (s->place != place)
+            continue;
+        if (place == HAPI_GPU_IN)
+            r = b->device->cu->MemcpyHtoDAsync(b->memory + b->edge[i], in[s->index], (size_t)s->bytes,
+                                               b->stream);
+        else
+            r = b->device->cu->MemcpyDtoHAsync(out[s->index], b->memory + b->edge[i], (size_t)s->bytes,
+                                               b->stream);
+    }
+    return r ? fail(b, r, place == HAPI_GPU_IN ? "copying to the GPU" : "copying from the GPU", err)
+             : HAPI_OK;
+}
+
+static int cudnn_run(struct hapi_backend *base, void *arena, const void *const *in, void *const *out,
+                     struct hapi_err *err)
+{
+    struct hapi_cudnn *b = (struct hapi_cudnn *)base;
+    CUresult r;
+    int rc = hapi_cuda_enter(b->device, err);
+
+    (void)arena;
+    if (rc)
+        return rc;
+    rc = edges_copy(b, HAPI_GPU_IN, in, out, err);
+    if (!rc)
+        rc = enqueue(b, err);
+    if (!rc)
+        rc = edges_copy(b, HAPI_GPU_OUT, in, out, err);
+    /* After an error, too: what was enqueued reads the caller's memory. */
+    r = b->device->cu->StreamSynchronize(b->stream);
+    if (r && !rc)
+        rc = fail(b, r, "waiting for the GPU", err);
+    hapi_cuda_leave(b->device);
+    return rc;
+}
+
+static char class_text[96];
+
+/* Opening the device takes long: once, unless it failed. */
+static const char *cudnn_class(void)
+{
+    struct hapi_cuda_device *d;
+
+    if (*class_text)
+        return class_text;
+    if (hapi_cuda_device_get(&d, NULL))
+        return NULL;
+    size_t v = d->cudnn->GetVersion();
+    snprintf(class_text, sizeof class_text, "cudnn/sm_%d/%zu.%zu.%zu",
+             hapi_cudnn_device_version(d->described) / 10, v / 10000, v / 100 % 100, v % 100);
+    hapi_cuda_device_put(d);
+    return class_text;
+}
+
+static int cudnn_ready(struct hapi_err *err)
+{
+    struct hapi_cuda_device *d;
+    int rc = hapi_cuda_device_get(&d, err);
+
+    if (!rc)
+        hapi_cuda_device_put(d);
+    return rc;
+}
+
+const struct hapi_backend_ops hapi_backend_cudnn = {
+    .name = "cudnn",
+    .copies = true,
+    .compile = cudnn_compile,
+    .memory = cudnn_memory,
+    .run = cudnn_run,
+    .free = cudnn_free,
+    .weights_free = weights_free,
+    .numeric_class = cudnn_class,
+    .ready = cudnn_ready,
+};

@@ -1,0 +1,85 @@
+/*
+ * The CUDA driver, found at run time: one binary runs on machines with and without it. Internal to kernels/.
+ *
+ * The driver's own API and not the runtime's: libcuda.so.1 is there with each driver, in the driver's
+ * version, and nothing else has to be installed or matched. cuDNN works in the same (primary) context.
+ */
+#ifndef HAPI_KERNELS_GPU_DEVICE_H
+#define HAPI_KERNELS_GPU_DEVICE_H
+
+#include <stdbool.h>
+
+#include <cuda.h>
+
+#include "cudnn_lib.h"
+#include "cudnn_plans.h"
+#include "err.h"
+#include "gpu_kernels.h"
+
+/* X(name, symbol, parameters): each returns CUresult. */
+#define HAPI_CUDA_CALLS(X)                                                                                   \
+    X(Init, "cuInit", (unsigned flags))                                                                      \
+    X(DriverGetVersion, "cuDriverGetVersion", (int *version))                                                \
+    X(GetErrorName, "cuGetErrorName", (CUresult r, const char **name))                                       \
+    X(DeviceGetCount, "cuDeviceGetCount", (int *n))                                                          \
+    X(DeviceGet, "cuDeviceGet", (CUdevice * d, int i))                                                       \
+    X(DeviceGetName, "cuDeviceGetName", (char *name, int size, CUdevice d))                                  \
+    X(DeviceTotalMem, "cuDeviceTotalMem_v2", (size_t * bytes, CUdevice d))                                   \
+    X(DevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain", (CUcontext * c, CUdevice d))                       \
+    X(DevicePrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2", (CUdevice d))                                 \
+    X(CtxPushCurrent, "cuCtxPushCurrent_v2", (CUcontext c))                                                  \
+    X(CtxPopCurrent, "cuCtxPopCurrent_v2", (CUcontext * c))                                                  \
+    X(MemAlloc, "cuMemAlloc_v2", (CUdeviceptr * p, size_t bytes))                                            \
+    X(MemFree, "cuMemFree_v2", (CUdeviceptr p))                                                              \
+    X(MemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2", (CUdeviceptr to, const void *from, size_t bytes, CUstream s)) \
+    X(MemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2", (void *to, CUdeviceptr from, size_t bytes, CUstream s))       \
+    X(StreamCreate, "cuStreamCreate", (CUstream * s, unsigned flags))                                        \
+    X(StreamDestroy, "cuStreamDestroy_v2", (CUstream s))                                                     \
+    X(StreamSynchronize, "cuStreamSynchronize", (CUstream s))                                                \
+    X(ModuleLoadData, "cuModuleLoadData", (CUmodule * m, const void *image))                                 \
+    X(ModuleUnload, "cuModuleUnload", (CUmodule m))                                                          \
+    X(ModuleGetFunction, "cuModuleGetFunction", (CUfunction * f, CUmodule m, const char *name))              \
+    X(LaunchKernel, "cuLaunchKernel",                                                                        \
+      (CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,           \
+       unsigned shared, CUstream s, void **parameters, void **extra))
+
+struct hapi_cuda {
+#define X(name, symbol, parameters) CUresult(*name) parameters;
+    HAPI_CUDA_CALLS(X)
+#undef X
+};
+
+/* A GPU that answers, with all that plans on it share. Borrowed by everyone who got it; the last one that
+ * puts it closes it. */
+struct hapi_cuda_device {
+    const struct hapi_cuda *cu;
+    const struct hapi_cudnn_lib *cudnn;
+    CUdevice device;
+    CUcontext context;
+    CUmodule module;
+    CUfunction kernels[HAPI_GPU_KERNELS];
+    cudnnHandle_t handle; /* under lock */
+    struct hapi_cudnn_device *described;
+    struct hapi_cudnn_plans *plans; /* under lock */
+    void *lock;                     /* pthread_mutex_t: of what is not thread-safe */
+    int refs;
+};
+
+/* CUDA device 0 (CUDA_VISIBLE_DEVICES says which that is), opened by the first. The context is current on the
+ * calling thread until hapi_cuda_leave(). Errors: HAPI_EUNSUPPORTED (no driver, no device, no cuDNN: the text
+ * says which), HAPI_ESYS, HAPI_ENOMEM. */
+int hapi_cuda_device_get(struct hapi_cuda_device **out, struct hapi_err *err);
+void hapi_cuda_device_put(struct hapi_cuda_device *d);
+/* Makes the device's context current, and no longer: around every group of calls. */
+int hapi_cuda_enter(const struct hapi_cuda_device *d, struct hapi_err *err);
+void hapi_cuda_leave(const struct hapi_cuda_device *d);
+void hapi_cuda_lock(struct hapi_cuda_device *d);
+void hapi_cuda_unlock(struct hapi_cuda_device *d);
+
+/* HAPI_ENOMEM for memory, else HAPI_ESYS, with the driver's name for it. */
+int hapi_cuda_fail(const struct hapi_cuda *cu, CUresult r, const char *what, struct hapi_err *err);
+
+/* Our kernels as nvcc made them: a fat binary of sm_80, sm_90 and PTX. NULL: built without nvcc. */
+extern const unsigned char *const hapi_cuda_image;
+
+#endif

@@ -1,0 +1,42 @@
+/*
+ * A CUDA driver and a cuDNN that compute nothing: they are loaded as the real ones are, and watch that their
+ * user keeps the rules: everything made is released, memory is given back only when nothing enqueued may
+ * still use it, every pointer lies in memory that lives, a context is current. Each call can be made to fail.
+ * What a device would compute is not there: no test may look at it.
+ *
+ * Device memory is the host's, so that copies are real. Test programs find these functions by dlsym() in
+ * libcuda.so.1.
+ */
+#ifndef HAPI_TESTS_FAKE_CUDA_H
+#define HAPI_TESTS_FAKE_CUDA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct fake_cuda_report {
+    long calls; /* so far, those that can fail */
+    long live;  /* things made and not released: contexts, memory, streams, modules, handles, descriptors */
+    long launches; /* of kernels and plans */
+    long copies;
+    size_t bytes, peak; /* of device memory: now, and at most */
+    long wrong;         /* rules broken */
+    char what[256];     /* the first one */
+};
+
+/* Fails the n-th call from now on (1: the next) with `error` of CUDA's; 0: none. cuDNN's calls fail with 5000
+ * then. */
+void fake_cuda_fail_at(long n, int error);
+struct fake_cuda_report fake_cuda_report(void);
+/* Without a device, cuInit() fails as on a machine that has none. */
+void fake_cuda_devices(int n);
+
+/* For the fake cuDNN: whether this call fails; a rule broken; a thing made (+1) or released (-1); whether
+ * bytes from p on are in device memory that lives; work enqueued on a stream. */
+int fake_cuda_call(void);
+void fake_cuda_wrong(const char *what);
+void fake_cuda_made(int change);
+int fake_cuda_is_device(const void *p, size_t bytes);
+void fake_cuda_enqueued(void *stream);
+int fake_cuda_current(void);
+
+#endif

@@ -1,0 +1,182 @@
+/*
+ * The host's side of the GPU back end, over a driver and a cuDNN that compute nothing (tests/fake_cuda): what
+ * is taken is given back, work is waited for, memory is what was said, and any call may fail. What a GPU
+ * computes is not tested here.
+ */
+#include "check.h"
+
+#if HAPI_HAVE_CUDNN
+
+#include <cuda.h>
+#include <dlfcn.h>
+
+#include "fake_cuda.h"
+#include "kernels.h"
+#include "networks.h"
+
+static struct hapi_err err;
+static struct fake_cuda_report (*report)(void);
+static void (*fail_at)(long n, int error);
+
+/* A stem, a residual block, a head: convolutions, a pool, a product, kernels of ours. */
+static struct hapi_model *model(void)
+{
+    struct hapi_model *m = net_resnet(32);
+
+    REQUIRE(m);
+    return m;
+}
+
+static size_t edge_bytes(const struct hapi_tensor_desc *d)
+{
+    size_t bytes = 0;
+
+    REQUIRE(!hapi_tensor_bytes(&d->shape, d->dtype, &bytes));
+    return bytes;
+}
+
+static int run_once(struct hapi_plan *p)
+{
+    const struct hapi_tensor_desc *in, *out;
+
+    REQUIRE(hapi_plan_inputs(p, &in) == 1 && hapi_plan_outputs(p, &out) == 1);
+    void *x = calloc(1, edge_bytes(in)), *y = calloc(1, edge_bytes(out));
+    REQUIRE(x && y);
+    int rc = hapi_plan_run(p, NULL, (const void *const[]){x}, (void *const[]){y}, &err);
+    free(y);
+    free(x);
+    return rc;
+}
+
+static void rules_kept(long live)
+{
+    struct fake_cuda_report r = report();
+
+    CHECKF(!r.wrong, "%ld rules broken, first: %s", r.wrong, r.what);
+    CHECKF(r.live == live, "%ld things live, not %ld", r.live, live);
+}
+
+static const struct hapi_plan_spec half = {.batch = 4, .dtype = HAPI_F16, .backend = "cudnn"};
+
+static void backend__with_a_gpu__is_chosen_by_auto(void)
+{
+    CHECK(!strcmp(hapi_backend_choose("auto", &err), "cudnn"));
+    CHECK(!strcmp(hapi_backend_choose("onednn", &err), "onednn"));
+    CHECK(hapi_numeric_class("cudnn") && !strncmp(hapi_numeric_class("cudnn"), "cudnn/sm_90/9.19", 16));
+    rules_kept(0);
+}
+
+static void plan__made_run_and_freed__leaves_nothing(void)
+{
+    struct hapi_model *m = model();
+    struct hapi_plan *p, *q;
+    struct hapi_plan_spec other = half;
+
+    REQUIRE(!hapi_plan_new(&p, m, &half, &err));
+    long copies = report().copies;
+    for (int i = 0; i < 3; i++)
+        CHECKF(!run_once(p), "%s", err.text);
+    CHECK(report().copies == copies + 6); /* one in, one out */
+    /* Another micro-batch brings an arena and no weights. */
+    size_t before = report().bytes;
+    other.batch = 1;
+    REQUIRE(!hapi_plan_new(&q, m, &other, &err));
+    struct hapi_plan_memory mem = hapi_plan_memory_get(q);
+    CHECKF(report().bytes - before == mem.device_arena, "%zu more, arena %llu", report().bytes - before,
+           (unsigned long long)mem.device_arena);
+    CHECK(!mem.weights && !mem.arena && !mem.scratch);
+    hapi_plan_free(p);
+    CHECKF(!run_once(q), "%s", err.text);
+    hapi_plan_free(q);
+    hapi_model_close(m);
+    rules_kept(0);
+}
+
+static void plan__memory__is_known_before(void)
+{
+    struct hapi_model *m = model();
+    struct hapi_plan_memory said;
+    struct hapi_plan *p;
+
+    size_t before = report().bytes;
+    REQUIRE(!hapi_plan_memory_query(m, &half, &said, &err));
+    CHECK(report().bytes == before); /* a query takes none */
+    REQUIRE(!hapi_plan_new(&p, m, &half, &err));
+    CHECKF(report().bytes - before == said.device_weights + said.device_arena, "%zu taken, %llu said",
+           report().bytes - before, (unsigned long long)(said.device_weights + said.device_arena));
+    hapi_plan_free(p);
+    hapi_model_close(m);
+    rules_kept(0);
+}
+
+/* The n-th call fails, n = 1, 2, ... until none does. */
+static void plan__any_call_fails__is_an_error_and_leaves_nothing(void)
+{
+    struct hapi_model *m = model();
+    long n = 0;
+    bool failed = true;
+
+    for (; failed && n < 20000; n++) {
+        struct hapi_plan *p = NULL;
+        fail_at(n + 1, n % 2 ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_ILLEGAL_ADDRESS);
+        long calls = report().calls;
+        int rc = hapi_plan_new(&p, m, &half, &err);
+        if (!rc)
+            rc = run_once(p);
+        hapi_plan_free(p);
+        failed = report().calls > calls + n;
+        fail_at(0, 0);
+        /* What fails while an engine is looked at costs that engine, and what fails in giving back is
+         * nobody's error. */
+        CHECKF(!rc || *err.text, "an error without a word at call %ld", n + 1);
+        struct fake_cuda_report r = report();
+        CHECKF(!r.wrong && !r.live, "call %ld: %ld rules broken (%s), %ld things live", n + 1, r.wrong,
+               r.what, r.live);
+        if (r.wrong || r.live)
+            break;
+    }
+    printf("%ld calls, each failed once\n", n);
+    CHECK(!failed && n > 100);
+    hapi_model_close(m);
+}
+
+static void plan__in_int8__is_refused(void)
+{
+    struct hapi_model *m = model();
+    struct hapi_plan_spec spec = half;
+    struct hapi_plan *p;
+
+    spec.dtype = HAPI_I8;
+    CHECK(hapi_plan_new(&p, m, &spec, &err) == HAPI_EUNSUPPORTED && strstr(err.text, "i8"));
+    hapi_model_close(m);
+    rules_kept(0);
+}
+
+int main(void)
+{
+    void *cuda = dlopen("libcuda.so.1", RTLD_NOW);
+    void *a = cuda ? dlsym(cuda, "fake_cuda_report") : NULL,
+         *b = cuda ? dlsym(cuda, "fake_cuda_fail_at") : NULL;
+
+    if (!a || !b) {
+        fputs("libcuda.so.1 is not the fake one: set LD_LIBRARY_PATH to its folder\n", stderr);
+        return 1;
+    }
+    memcpy(&report, &a, sizeof a);
+    memcpy(&fail_at, &b, sizeof b);
+    CASE(backend__with_a_gpu__is_chosen_by_auto);
+    CASE(plan__made_run_and_freed__leaves_nothing);
+    CASE(plan__memory__is_known_before);
+    CASE(plan__any_call_fails__is_an_error_and_leaves_nothing);
+    CASE(plan__in_int8__is_refused);
+    return check_done();
+}
+
+#else
+
+int main(void)
+{
+    SKIP("this build has no cuDNN");
+}
+
+#endif
