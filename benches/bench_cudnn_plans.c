@@ -24,7 +24,7 @@ enum { DESCRIPTION_MAX = 1 << 16, PATH = 4096 };
 
 struct options {
     struct hapi_plan_spec spec;
-    const char *model, *device, *capture;
+    const char *model, *device, *capture, *cache;
     int id;
     bool json;
 };
@@ -39,6 +39,7 @@ static const char help[] =
     "  --micro-batch N   images of one run (default: 8)\n"
     "  --dtype D         f16, bf16 or f32 (default: f16)\n"
     "  --from ID, --to ID  cuts where the part begins and ends (default: the whole network)\n"
+    "  --cache FOLDER    takes plans from there, and keeps new ones there (default: none)\n"
     "  --json            one line of JSON\n"
     "  --capture-device FILE  writes the description of a GPU of this machine, number N (default: 0)\n"
     "  --help\n";
@@ -166,6 +167,7 @@ static void plan_json(cJSON *list, const struct hapi_cudnn_made *m)
     if (m->plan) {
         struct hapi_cudnn_plan_info info = hapi_cudnn_plan_info_get(m->plan);
         cJSON_AddStringToObject(o, "engine", info.engine);
+        cJSON_AddBoolToObject(o, "kept", m->kept);
         cJSON_AddNumberToObject(o, "workspace", (double)info.workspace);
         cJSON_AddBoolToObject(o, "compiled", info.compiled);
         cJSON_AddNumberToObject(o, "engines_refused", info.tried);
@@ -226,7 +228,7 @@ static int compile(const struct options *o, struct hapi_err *err)
     int rc = device_open(&d, o->device, err);
 
     if (!rc)
-        rc = hapi_cudnn_plans_new(&plans, d, err);
+        rc = hapi_cudnn_plans_new(&plans, d, o->cache, err);
     if (!rc)
         rc = hapi_model_open(&m, o->model, NULL, err);
     if (!rc)
@@ -270,6 +272,9 @@ static const char *option_take(struct options *o, int c, const char *value)
     case 'c':
         o->capture = value;
         return NULL;
+    case 'C':
+        o->cache = value;
+        return NULL;
     case 'f':
         o->spec.from = value;
         return NULL;
@@ -307,6 +312,7 @@ static int parse(struct options *o, int argc, char **argv)
                                             {"from", required_argument, NULL, 'f'},
                                             {"to", required_argument, NULL, 't'},
                                             {"capture-device", required_argument, NULL, 'c'},
+                                            {"cache", required_argument, NULL, 'C'},
                                             {"id", required_argument, NULL, 'i'},
                                             {"json", no_argument, NULL, 'j'},
                                             {"help", no_argument, NULL, 'h'},

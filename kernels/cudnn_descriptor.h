@@ -11,6 +11,7 @@ struct hapi_cudnn_device {
     cudnnBackendDescriptor_t properties;
     char *name;
     int version;
+    uint8_t key[32];
 };
 
 enum { HAPI_CUDNN_DESCRIPTORS = 96 };

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "convert.h"
 #include "cudnn_descriptor.h"
 
 enum { DESCRIPTION_MAX = 1 << 16, NAME_MAX_BYTES = 128 };
@@ -96,6 +97,16 @@ static int describe(struct hapi_cudnn_device *d, const char *text, struct hapi_e
     return s ? hapi_cudnn_fail(d->lib, s, "the description of a device", err) : HAPI_OK;
 }
 
+static void key_make(struct hapi_cudnn_device *d, const char *text)
+{
+    uint8_t both[32 + sizeof(uint64_t)];
+    const uint64_t version = d->lib->GetVersion();
+
+    hapi_sha256(both, text, strlen(text));
+    memcpy(both + 32, &version, sizeof version);
+    hapi_sha256(d->key, both, sizeof both);
+}
+
 int hapi_cudnn_device_parse(struct hapi_cudnn_device **out, const char *json, size_t size,
                             struct hapi_err *err)
 {
@@ -123,6 +134,8 @@ int hapi_cudnn_device_parse(struct hapi_cudnn_device **out, const char *json, si
     rc = hapi_cudnn_lib_get(&d->lib, err);
     if (!rc)
         rc = describe(d, text, err);
+    if (!rc)
+        key_make(d, text);
     if (rc)
         goto fail;
     *out = d;
@@ -184,6 +197,11 @@ int hapi_cudnn_device_capture(char **json, int id, struct hapi_err *err)
 const char *hapi_cudnn_device_name(const struct hapi_cudnn_device *d)
 {
     return d->name;
+}
+
+const uint8_t *hapi_cudnn_device_key(const struct hapi_cudnn_device *d)
+{
+    return d->key;
 }
 
 int hapi_cudnn_device_version(const struct hapi_cudnn_device *d)

@@ -143,6 +143,62 @@ static cudnnStatus_t plan_finalize(struct hapi_cudnn_plan *p, const struct hapi_
     return CUDNN_STATUS_SUCCESS;
 }
 
+int hapi_cudnn_plan_text(const struct hapi_cudnn_plan *p, char **text, struct hapi_err *err)
+{
+    int64_t n = 0, most = 0;
+    char *buf;
+    cudnnStatus_t s = p->lib->BackendGetAttribute(p->plan, CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION,
+                                                  CUDNN_TYPE_CHAR, 0, &most, NULL);
+
+    if (s)
+        return hapi_cudnn_fail(p->lib, s, "the size of a plan's text", err);
+    buf = calloc(1, (size_t)most + 1);
+    if (!buf)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a plan's text");
+    s = p->lib->BackendGetAttribute(p->plan, CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION, CUDNN_TYPE_CHAR,
+                                    most, &n, buf);
+    if (s) {
+        free(buf);
+        return hapi_cudnn_fail(p->lib, s, "a plan's text", err);
+    }
+    *text = buf;
+    return HAPI_OK;
+}
+
+int hapi_cudnn_plan_from_text(struct hapi_cudnn_plan **out, const struct hapi_cudnn_device *d,
+                              const char *text, struct hapi_err *err)
+{
+    const struct hapi_cudnn_lib *lib = d->lib;
+    struct hapi_cudnn_plan *p = calloc(1, sizeof *p);
+    int64_t workspace = 0, one;
+    cudnnStatus_t s;
+
+    if (!p)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for an execution plan");
+    p->lib = lib;
+    s = lib->BackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &p->plan);
+    if (!s)
+        s = lib->BackendSetAttribute(p->plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP,
+                                     CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &d->properties);
+    if (!s)
+        s = lib->BackendSetAttribute(p->plan, CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION, CUDNN_TYPE_CHAR,
+                                     (int64_t)strlen(text) + 1, text);
+    if (!s)
+        s = lib->BackendFinalize(p->plan);
+    if (!s)
+        s = lib->BackendGetAttribute(p->plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1,
+                                     &one, &workspace);
+    if (s) {
+        (void)hapi_cudnn_fail(lib, s, "a plan that was kept", err);
+        hapi_cudnn_plan_free(p);
+        return err ? (err->code = HAPI_ESTALE) : HAPI_ESTALE;
+    }
+    p->info.workspace = (uint64_t)workspace;
+    snprintf(p->engine, sizeof p->engine, "kept");
+    *out = p;
+    return HAPI_OK;
+}
+
 /* The first engine of the list that may be taken and finalizes. Returns the last refusal. */
 static cudnnStatus_t engines_try(struct hapi_cudnn_plan *p, const struct hapi_cudnn_device *d,
                                  const struct engines *e)

@@ -25,6 +25,8 @@ const char *hapi_cudnn_device_text(const char *name);
  * HAPI_EUNSUPPORTED: no cuDNN, or no GPU that answers. */
 int hapi_cudnn_device_capture(char **json, int id, struct hapi_err *err);
 void hapi_cudnn_device_free(struct hapi_cudnn_device *d);
+/* SHA-256 of the description and of cuDNN's version: what a plan is for. */
+const uint8_t *hapi_cudnn_device_key(const struct hapi_cudnn_device *d);
 const char *hapi_cudnn_device_name(const struct hapi_cudnn_device *d);
 int hapi_cudnn_device_version(const struct hapi_cudnn_device *d); /* 900: sm_90 */
 
@@ -42,6 +44,12 @@ struct hapi_cudnn_plan_info {
  * cuDNN's reason when no engine takes it; HAPI_ENOMEM. */
 int hapi_cudnn_plan_new(struct hapi_cudnn_plan **out, const struct hapi_cudnn_device *d,
                         const struct hapi_cudnn_graph *g, struct hapi_err *err);
+/* The plan as text (malloc'd, terminated, the caller frees), and a plan from such text in a millisecond. It
+ * is for one version of cuDNN, driver and device: HAPI_ESTALE when they are not these, or when it is no such
+ * text. */
+int hapi_cudnn_plan_text(const struct hapi_cudnn_plan *p, char **text, struct hapi_err *err);
+int hapi_cudnn_plan_from_text(struct hapi_cudnn_plan **out, const struct hapi_cudnn_device *d,
+                              const char *text, struct hapi_err *err);
 void hapi_cudnn_plan_free(struct hapi_cudnn_plan *p);
 /* cudnnBackendDescriptor_t of the finalized plan; lives as long as p. */
 void *hapi_cudnn_plan_descriptor(const struct hapi_cudnn_plan *p);

@@ -6,7 +6,7 @@
 
 #include "clock.h"
 #include "convert.h"
-
+#include "cudnn_cache.h"
 enum { NAME = 96 };
 
 struct made {
@@ -17,15 +17,17 @@ struct made {
     char *refusal;
     int64_t build_ns;
     int uses;
+    bool kept;
 };
 
 struct hapi_cudnn_plans {
     const struct hapi_cudnn_device *device;
+    char *folder;
     struct made **list;
     size_t n, room;
 };
 
-int hapi_cudnn_plans_new(struct hapi_cudnn_plans **out, const struct hapi_cudnn_device *d,
+int hapi_cudnn_plans_new(struct hapi_cudnn_plans **out, const struct hapi_cudnn_device *d, const char *folder,
                          struct hapi_err *err)
 {
     struct hapi_cudnn_plans *p = calloc(1, sizeof *p);
@@ -33,6 +35,11 @@ int hapi_cudnn_plans_new(struct hapi_cudnn_plans **out, const struct hapi_cudnn_
     if (!p)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for execution plans");
     p->device = d;
+    p->folder = folder ? strdup(folder) : NULL;
+    if (folder && !p->folder) {
+        free(p);
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for execution plans");
+    }
     *out = p;
     return HAPI_OK;
 }
@@ -46,6 +53,7 @@ void hapi_cudnn_plans_free(struct hapi_cudnn_plans *p)
         free(p->list[i]->refusal);
         free(p->list[i]);
     }
+    free(p->folder);
     free(p->list);
     free(p);
 }
@@ -103,8 +111,13 @@ int hapi_cudnn_plans_make(void *plans, const struct hapi_cudnn_graph *g, int *pl
         m = made_add(p, g, key, plan);
         if (!m)
             return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for execution plans");
-        rc = hapi_cudnn_plan_new(&m->plan, p->device, g, &why);
+        m->plan = p->folder ? hapi_cudnn_cache_get(p->folder, p->device, key) : NULL;
+        m->kept = m->plan != NULL;
+        if (!m->plan)
+            rc = hapi_cudnn_plan_new(&m->plan, p->device, g, &why);
         m->build_ns = hapi_clock_ns() - start;
+        if (m->plan && !m->kept && p->folder)
+            hapi_cudnn_cache_put(p->folder, p->device, key, m->plan);
         if (rc)
             m->refusal = strdup(why.text);
         if (rc && rc != HAPI_EUNSUPPORTED)
@@ -126,5 +139,5 @@ struct hapi_cudnn_made hapi_cudnn_plans_get(const struct hapi_cudnn_plans *p, si
 {
     const struct made *m = p->list[i];
 
-    return (struct hapi_cudnn_made){m->plan, &m->graph, m->refusal, m->build_ns, m->uses};
+    return (struct hapi_cudnn_made){m->plan, &m->graph, m->refusal, m->build_ns, m->kept, m->uses};
 }

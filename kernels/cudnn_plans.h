@@ -14,11 +14,13 @@ struct hapi_cudnn_made {
     const struct hapi_cudnn_graph *graph;
     const char *refusal; /* plan NULL: why */
     int64_t build_ns;
-    int uses; /* how often it was asked for */
+    bool kept; /* it came from the disk */
+    int uses;  /* how often it was asked for */
 };
 
-/* d is borrowed. HAPI_ENOMEM. */
-int hapi_cudnn_plans_new(struct hapi_cudnn_plans **out, const struct hapi_cudnn_device *d,
+/* d is borrowed. folder: where plans are kept from run to run (cudnn_cache.h), copied; NULL: nowhere.
+ * HAPI_ENOMEM. */
+int hapi_cudnn_plans_new(struct hapi_cudnn_plans **out, const struct hapi_cudnn_device *d, const char *folder,
                          struct hapi_err *err);
 void hapi_cudnn_plans_free(struct hapi_cudnn_plans *p);
 /* As struct hapi_gpu_maker says, with p as its arg. A refusal is remembered, too. Errors: as

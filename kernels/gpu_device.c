@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cudnn_cache.h"
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct hapi_cuda driver;
 static int loaded;
@@ -103,7 +104,7 @@ static int module_open(struct hapi_cuda_device *d, struct hapi_err *err)
 
 static int cudnn_open(struct hapi_cuda_device *d, struct hapi_err *err)
 {
-    char *json = NULL;
+    char *json = NULL, folder[4096];
     cudnnStatus_t s = d->cudnn->Create(&d->handle);
     int rc;
 
@@ -113,7 +114,10 @@ static int cudnn_open(struct hapi_cuda_device *d, struct hapi_err *err)
     if (!rc)
         rc = hapi_cudnn_device_parse(&d->described, json, strlen(json), err);
     free(json);
-    return rc ? rc : hapi_cudnn_plans_new(&d->plans, d->described, err);
+    if (rc)
+        return rc;
+    bool keeps = hapi_cudnn_cache_folder(folder, sizeof folder);
+    return hapi_cudnn_plans_new(&d->plans, d->described, keeps ? folder : NULL, err);
 }
 
 static void device_close(struct hapi_cuda_device *d)

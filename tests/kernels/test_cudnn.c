@@ -100,7 +100,7 @@ static void plans__of_one_graph__are_made_once(void)
     int a = -1, b = -1, c = -1;
 
     again.name = "/another/Conv";
-    REQUIRE(!hapi_cudnn_plans_new(&plans, d, &err));
+    REQUIRE(!hapi_cudnn_plans_new(&plans, d, NULL, &err));
     CHECKF(!hapi_cudnn_plans_make(plans, &g, &a, &workspace, &err), "%s", err.text);
     CHECKF(!hapi_cudnn_plans_make(plans, &again, &b, &workspace, &err), "%s", err.text);
     CHECKF(!hapi_cudnn_plans_make(plans, &other, &c, &workspace, &err), "%s", err.text);
@@ -121,7 +121,7 @@ static void plans__of_a_wrong_graph__are_our_mistake_and_no_refusal(void)
     uint64_t workspace = 0;
     int plan = -1;
 
-    REQUIRE(!hapi_cudnn_plans_new(&plans, d, &err));
+    REQUIRE(!hapi_cudnn_plans_new(&plans, d, NULL, &err));
     CHECK(hapi_cudnn_plans_make(plans, &g, &plan, &workspace, &err) == HAPI_EINVAL);
     CHECKF(strstr(err.text, "/conv/Conv") && strstr(err.text, "channels"), "%s", err.text);
     g = conv(HAPI_F64, 64);
@@ -141,7 +141,7 @@ static void plans__that_no_engine_takes__are_refused_and_remembered(void)
     uint64_t workspace = 0;
     int plan = -1;
 
-    REQUIRE(!hapi_cudnn_plans_new(&plans, d, &err));
+    REQUIRE(!hapi_cudnn_plans_new(&plans, d, NULL, &err));
     for (int i = 0; i < 2; i++) {
         CHECK(hapi_cudnn_plans_make(plans, &g, &plan, &workspace, &err) == HAPI_EUNSUPPORTED);
         CHECKF(strstr(err.text, "/conv/Conv") && strstr(err.text, "H100"), "%s", err.text);
@@ -149,6 +149,67 @@ static void plans__that_no_engine_takes__are_refused_and_remembered(void)
     CHECK(hapi_cudnn_plans_count(plans) == 1 && !hapi_cudnn_plans_get(plans, 0).plan);
     hapi_cudnn_plans_free(plans);
     hapi_cudnn_device_free(d);
+}
+
+/* ------------------------------------------------------------------ on disk */
+
+/* Makes the plan of g with that folder; returns whether it came from there. */
+static bool made_with(const struct hapi_cudnn_device *d, const struct hapi_cudnn_graph *g, const char *folder)
+{
+    struct hapi_cudnn_plans *plans;
+    uint64_t workspace = 0;
+    int plan = -1;
+
+    REQUIRE(!hapi_cudnn_plans_new(&plans, d, folder, &err));
+    CHECKF(!hapi_cudnn_plans_make(plans, g, &plan, &workspace, &err), "%s", err.text);
+    bool kept = hapi_cudnn_plans_get(plans, 0).kept;
+    hapi_cudnn_plans_free(plans);
+    return kept;
+}
+
+static void shell(const char *fmt, const char *folder)
+{
+    char command[256];
+
+    snprintf(command, sizeof command, fmt, folder);
+    CHECK(system(command) == 0);
+}
+
+static void cache__of_the_same_device__is_used(void)
+{
+    char top[] = "/tmp/hapi-test-XXXXXX", folder[64];
+    struct hapi_cudnn_device *h = device("h100"), *a = device("a100");
+    struct hapi_cudnn_graph g = conv(HAPI_F16, 64), other = conv(HAPI_BF16, 64);
+
+    REQUIRE(mkdtemp(top));
+    snprintf(folder, sizeof folder, "%s/new/cudnn", top);
+    CHECK(!made_with(h, &g, folder));
+    CHECK(made_with(h, &g, folder));
+    CHECK(!made_with(h, &other, folder));
+    CHECK(!made_with(a, &g, folder)); /* another device: another plan */
+    shell("test $(ls %s | wc -l) = 3", folder);
+    shell("test $(stat -c %%a %s) = 700", folder);
+    /* Damaged, foreign or empty: made anew, and kept. */
+    shell("for f in %s/*; do echo '{}' > $f; done", folder);
+    CHECK(!made_with(h, &g, folder));
+    CHECK(made_with(h, &g, folder));
+    shell("for f in %s/*; do : > $f; done", folder);
+    CHECK(!made_with(h, &g, folder));
+    shell("for f in %s/*; do head -c 500 $f > $f.x; mv $f.x $f; done", folder);
+    CHECK(!made_with(h, &g, folder));
+    shell("rm -r %s", top);
+    hapi_cudnn_device_free(a);
+    hapi_cudnn_device_free(h);
+}
+
+static void cache__that_cannot_be_written__costs_time_only(void)
+{
+    struct hapi_cudnn_device *h = device("h100");
+    struct hapi_cudnn_graph g = conv(HAPI_F16, 64);
+
+    CHECK(!made_with(h, &g, "/proc/nowhere"));
+    CHECK(!made_with(h, &g, "/dev/null/x"));
+    hapi_cudnn_device_free(h);
 }
 
 int main(void)
@@ -164,6 +225,8 @@ int main(void)
     CASE(plans__of_one_graph__are_made_once);
     CASE(plans__of_a_wrong_graph__are_our_mistake_and_no_refusal);
     CASE(plans__that_no_engine_takes__are_refused_and_remembered);
+    CASE(cache__of_the_same_device__is_used);
+    CASE(cache__that_cannot_be_written__costs_time_only);
     return check_done();
 }
 

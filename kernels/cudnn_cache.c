@@ -1,0 +1,120 @@
+#include "cudnn_cache.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "convert.h"
+
+enum { PATH_BYTES = 4096, TEXT_MAX = 4 << 20 };
+
+bool hapi_cudnn_cache_folder(char *buf, size_t size)
+{
+    static const struct {
+        const char *variable, *rest;
+    } places[] = {
+        {"HAPI_CACHE", "/cudnn"}, {"XDG_CACHE_HOME", "/hapi/cudnn"}, {"HOME", "/.cache/hapi/cudnn"}};
+
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        const char *at = getenv(places[i].variable);
+        if (at && *at == '/')
+            return snprintf(buf, size, "%s%s", at, places[i].rest) < (int)size;
+    }
+    return false;
+}
+
+static bool path_of(char *buf, const char *folder, const struct hapi_cudnn_device *d,
+                    const uint8_t *graph_key)
+{
+    uint8_t both[64], key[32];
+    char name[65];
+
+    memcpy(both, hapi_cudnn_device_key(d), 32);
+    memcpy(both + 32, graph_key, 32);
+    hapi_sha256(key, both, sizeof both);
+    for (int i = 0; i < 32; i++)
+        snprintf(name + (ptrdiff_t)2 * i, 3, "%02x", key[i]);
+    return snprintf(buf, PATH_BYTES, "%s/%s.json", folder, name) < PATH_BYTES;
+}
+
+/* The file's text, terminated; NULL when it is not a small file of our own. */
+static char *text_read(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    struct stat st;
+    char *text = NULL;
+
+    if (fd < 0)
+        return NULL;
+    if (!fstat(fd, &st) && S_ISREG(st.st_mode) && st.st_uid == geteuid() && st.st_size > 0 &&
+        st.st_size < TEXT_MAX)
+        text = calloc(1, (size_t)st.st_size + 1);
+    if (text && read(fd, text, (size_t)st.st_size) != st.st_size) {
+        free(text);
+        text = NULL;
+    }
+    close(fd);
+    return text;
+}
+
+struct hapi_cudnn_plan *hapi_cudnn_cache_get(const char *folder, const struct hapi_cudnn_device *d,
+                                             const uint8_t *graph_key)
+{
+    struct hapi_cudnn_plan *p = NULL;
+    char path[PATH_BYTES], *text;
+
+    if (!path_of(path, folder, d, graph_key))
+        return NULL;
+    text = text_read(path);
+    if (text && hapi_cudnn_plan_from_text(&p, d, text, NULL))
+        p = NULL; /* of another driver, or damaged: it is made anew and kept in its place */
+    free(text);
+    return p;
+}
+
+static void folders_make(const char *folder)
+{
+    char path[PATH_BYTES];
+    size_t n = strlen(folder);
+
+    if (n >= sizeof path)
+        return;
+    memcpy(path, folder, n + 1);
+    for (char *at = strchr(path + 1, '/'); at; at = strchr(at + 1, '/')) {
+        *at = 0;
+        (void)mkdir(path, 0700);
+        *at = '/';
+    }
+    (void)mkdir(path, 0700);
+}
+
+/* Whole or not at all: readers may be other processes. */
+static void text_write(const char *path, const char *text)
+{
+    char part[PATH_BYTES + 32];
+    size_t n = strlen(text);
+    int fd;
+
+    snprintf(part, sizeof part, "%s.%ld", path, (long)getpid());
+    fd = open(part, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return;
+    bool good = write(fd, text, n) == (ssize_t)n;
+    if (close(fd) || !good || rename(part, path))
+        (void)unlink(part);
+}
+
+void hapi_cudnn_cache_put(const char *folder, const struct hapi_cudnn_device *d, const uint8_t *graph_key,
+                          const struct hapi_cudnn_plan *p)
+{
+    char path[PATH_BYTES], *text = NULL;
+
+    if (!path_of(path, folder, d, graph_key) || hapi_cudnn_plan_text(p, &text, NULL))
+        return;
+    folders_make(folder);
+    text_write(path, text);
+    free(text);
+}
