@@ -27,9 +27,9 @@ static const char help[] =
     "Times a network, or a part of it, on random images, on one core unless told otherwise (pin it with "
     "taskset).\n\n"
     "  --micro-batch N   images of one run (default: 8)\n"
-    "  --dtype D         f32, bf16 or i8 (default: f32)\n"
+    "  --dtype D         f32, bf16, i8, or on a GPU f16 (default: f32)\n"
     "  --from ID, --to ID  cuts where the part begins and ends (default: the whole network)\n"
-    "  --backend B       onednn or ref (default: onednn)\n"
+    "  --backend B       onednn, cudnn or ref (default: onednn)\n"
     "  --threads N       cores of one run (intra-op; default: 1)\n"
     "  --stock           oneDNN's kernels only, none of our own\n"
     "  --bare            also the sum of the bare oneDNN primitives: those of --stock, each timed alone\n"
@@ -210,8 +210,9 @@ static void print_text(const struct options *o, const struct subject *s, const s
            r->ms.median / n, r->ms.min / n, r->ms.p99 / n, r->ms.n);
     printf("memory: weights %llu, arena %llu, scratch %llu bytes; plan made in %.0f ms, first result after "
            "%.0f\n",
-           (unsigned long long)mem.weights, (unsigned long long)mem.arena, (unsigned long long)mem.scratch,
-           s->plan_ms, s->first_ms);
+           (unsigned long long)(mem.weights + mem.device_weights),
+           (unsigned long long)(mem.arena + mem.device_arena), (unsigned long long)mem.scratch, s->plan_ms,
+           s->first_ms);
     if (o->bare)
         printf("bare primitives: %.3f ms an image; whole / bare %.3f\n", r->bare_ms / n,
                r->ms.median / r->bare_ms);
@@ -247,8 +248,8 @@ static cJSON *json_of(const struct options *o, const struct subject *s, const st
     cJSON_AddNumberToObject(all, "plan_ms", s->plan_ms);
     cJSON_AddNumberToObject(all, "first_result_ms", s->first_ms);
     cJSON *memory = cJSON_AddObjectToObject(all, "memory");
-    cJSON_AddNumberToObject(memory, "weights", (double)mem.weights);
-    cJSON_AddNumberToObject(memory, "arena", (double)mem.arena);
+    cJSON_AddNumberToObject(memory, "weights", (double)(mem.weights + mem.device_weights));
+    cJSON_AddNumberToObject(memory, "arena", (double)(mem.arena + mem.device_arena));
     cJSON_AddNumberToObject(memory, "scratch", (double)mem.scratch);
     if (o->bare) {
         cJSON_AddNumberToObject(all, "bare_ms_per_image", r->bare_ms / n);
