@@ -235,7 +235,8 @@ static int compile(const struct options *o, struct hapi_err *err)
         rc = hapi_graph_bind_raw(&g, m, &spec, true, err);
     if (!rc) {
         const struct hapi_gpu_maker maker = {hapi_cudnn_plans_make, plans};
-        rc = hapi_gpu_program_new(&p, g, o->spec.dtype, false, &maker, err);
+        rc =
+            hapi_gpu_program_new(&p, g, o->spec.dtype, &(struct hapi_gpu_edges){.plain = false}, &maker, err);
         if (o->json)
             print_json(o, d, plans, p, err);
         else

@@ -210,6 +210,103 @@ __global__ void hapi_gpu_mean(struct hapi_gpu_kernel k, void *y, const void *x)
     }
 }
 
+/* One thread for each pixel. */
+__global__ void hapi_gpu_image(struct hapi_gpu_kernel k, void *y, const void *x)
+{
+    const unsigned char *bytes = (const unsigned char *)x;
+    int64_t step = (int64_t)gridDim.x * blockDim.x;
+
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < k.image.pixels; i += step)
+        for (int c = 0; c < 3; c++) {
+            float v = (float)bytes[3 * i + (k.image.bgr ? 2 - c : c)];
+            store(y, 3 * i + c, k.dtype[0], (v * k.image.scale - k.image.mean[c]) / k.image.std[c]);
+        }
+}
+
+__global__ void hapi_gpu_zero(struct hapi_gpu_kernel k, void *y)
+{
+    int64_t n = loop_size(&k.outer), step = (int64_t)gridDim.x * blockDim.x;
+
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step)
+        ((unsigned *)y)[i] = 0;
+}
+
+static __device__ unsigned bits_of(float f)
+{
+    union {
+        float f;
+        unsigned u;
+    } v;
+
+    v.f = f;
+    return v.u;
+}
+
+static __device__ float float_of(unsigned u)
+{
+    union {
+        float f;
+        unsigned u;
+    } v;
+
+    v.u = u;
+    return v.f;
+}
+
+/* One thread for a chunk of elements that share a scale; neighbouring threads have neighbouring channels. Magnitudes are compared as
+ * integers: NaN is above infinity. */
+__global__ void hapi_gpu_i8_max(struct hapi_gpu_kernel k, void *y, const void *x)
+{
+    const struct hapi_gpu_i8 *f = &k.i8;
+    int64_t positions = f->channels ? f->elements / f->channels : HAPI_GPU_I8_CHUNK;
+    int64_t chunks = (positions + HAPI_GPU_I8_CHUNK - 1) / HAPI_GPU_I8_CHUNK, n = f->samples * chunks * f->scales;
+    int64_t step = (int64_t)gridDim.x * blockDim.x, stride = f->channels ? f->channels : 1;
+
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
+        int64_t scale = i % f->scales, chunk = i / f->scales % chunks, sample = i / f->scales / chunks;
+        int64_t first = f->channels ? scale + chunk * HAPI_GPU_I8_CHUNK * stride : scale * HAPI_GPU_I8_CHUNK;
+        unsigned most = 0;
+        for (int64_t j = 0; j < HAPI_GPU_I8_CHUNK && first + j * stride < f->elements; j++) {
+            unsigned m = bits_of(load(x, sample * f->elements + first + j * stride, k.dtype[1])) & 0x7fffffffu;
+            most = m > most ? m : most;
+        }
+        atomicMax((unsigned *)y + sample * f->scales + scale, most);
+    }
+}
+
+/* The scale of a largest magnitude, and what elements are multiplied by: as in base/int8.c, bit for bit. */
+static __device__ unsigned scale_of(unsigned most, float *inverse)
+{
+    float m = float_of(most), s = m / 127.0f;
+    int small = m < 0x1.fcp-120f, finite = most < 0x7f800000u;
+
+    *inverse = small || !finite ? 0.0f : 127.0f / m;
+    if (small)
+        return 0;
+    if (!finite)
+        return 0x7fc00000u;
+    return bits_of(s) < 0x7c010203u ? bits_of(s) : 0x7c010203u;
+}
+
+/* One thread for each element; the first of those that share a scale writes it, byte by byte: rows need no alignment. */
+__global__ void hapi_gpu_i8_pack(struct hapi_gpu_kernel k, void *y, const void *x, const void *max)
+{
+    const struct hapi_gpu_i8 *f = &k.i8;
+    int64_t n = f->samples * f->elements, step = (int64_t)gridDim.x * blockDim.x, row = f->elements + 4 * f->scales;
+
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
+        int64_t sample = i / f->elements, e = i % f->elements;
+        int64_t scale = f->channels ? e % f->channels : e / HAPI_GPU_I8_CHUNK;
+        unsigned char *to = (unsigned char *)y + sample * row;
+        float inverse;
+        unsigned u = scale_of(((const unsigned *)max)[sample * f->scales + scale], &inverse);
+        if (f->channels ? e < f->channels : e % HAPI_GPU_I8_CHUNK == 0)
+            for (int b = 0; b < 4; b++)
+                to[4 * scale + b] = (unsigned char)(u >> (8 * b));
+        to[4 * f->scales + e] = (unsigned char)(inverse > 0 ? (int)rintf(load(x, i, k.dtype[1]) * inverse) : 0);
+    }
+}
+
 #ifdef __cplusplus
 }
 #endif

@@ -304,13 +304,33 @@ static int64_t elements(const struct hapi_gpu_loop *l)
     return n;
 }
 
+/* Threads that a kernel has work for. */
+static int64_t threads_of(const struct hapi_gpu_kernel *k)
+{
+    const struct hapi_gpu_i8 *f = &k->i8;
+
+    switch (k->kind) {
+    case HAPI_GPU_POINTWISE:
+        return elements(&k->outer) / k->vector;
+    case HAPI_GPU_SOFTMAX:
+    case HAPI_GPU_MEAN:
+        return elements(&k->outer) * WARP;
+    case HAPI_GPU_IMAGE:
+        return k->image.pixels;
+    case HAPI_GPU_I8_MAX:
+        return f->samples * ((f->elements + HAPI_GPU_I8_CHUNK - 1) / HAPI_GPU_I8_CHUNK + f->scales);
+    case HAPI_GPU_I8_PACK:
+        return f->samples * f->elements;
+    default:
+        return elements(&k->outer);
+    }
+}
+
 static void kernel_prepare(struct hapi_cudnn *b, const struct hapi_gpu_launch *l, struct launch *out)
 {
-    int64_t work = elements(&l->kernel.outer);
+    int64_t blocks = (threads_of(&l->kernel) + THREADS - 1) / THREADS;
 
-    work = l->kernel.kind == HAPI_GPU_POINTWISE ? work / l->kernel.vector : work * WARP;
-    work = (work + THREADS - 1) / THREADS;
-    out->blocks = (unsigned)(work > BLOCKS_MAX ? BLOCKS_MAX : work);
+    out->blocks = (unsigned)(blocks > BLOCKS_MAX ? BLOCKS_MAX : blocks);
     out->function = b->device->kernels[l->kernel.kind];
     for (int i = 0; i < l->n_operands; i++)
         out->pointers[i] = address(b, &l->operands[i]);
@@ -393,10 +413,19 @@ static int program_make(struct hapi_cudnn *b, const struct hapi_graph *g, const 
                         struct hapi_err *err)
 {
     const struct hapi_gpu_maker maker = {hapi_cudnn_plans_make, b->device->plans};
+    struct hapi_gpu_edges edges = {.plain = spec->plain_io, .wire = spec->wire};
+    struct hapi_gpu_image image;
     int rc;
 
+    if (spec->image) {
+        image = (struct hapi_gpu_image){.scale = spec->image->scale, .bgr = spec->image->bgr};
+        memcpy(image.mean, spec->image->mean, sizeof image.mean);
+        memcpy(image.std, spec->image->std, sizeof image.std);
+        edges.image = &image;
+    }
+
     hapi_cuda_lock(b->device);
-    rc = hapi_gpu_program_new(&b->program, g, spec->dtype, spec->plain_io, &maker, err);
+    rc = hapi_gpu_program_new(&b->program, g, spec->dtype, &edges, &maker, err);
     hapi_cuda_unlock(b->device);
     return rc;
 }

@@ -387,8 +387,14 @@ static void write_all(struct hapi_decoder *d, const struct hapi_transform *t, co
     }
 }
 
-int hapi_decode(struct hapi_decoder *d, const struct hapi_transform *t, const void *jpeg, size_t bytes,
-                float *dst, struct hapi_err *err)
+/* A crop's pixels in d->window, and where they lie in the result. */
+struct placed {
+    struct hapi_resize job;
+    int32_t pad_x, pad_y;
+};
+
+static int window_make(struct hapi_decoder *d, const struct hapi_transform *t, const void *jpeg, size_t bytes,
+                       struct placed *out, struct hapi_err *err)
 {
     struct hapi_resize job = {.how = t->interpolation};
     int32_t pad_x, pad_y;
@@ -413,6 +419,36 @@ int hapi_decode(struct hapi_decoder *d, const struct hapi_transform *t, const vo
     if (hapi_grow((void **)&d->window, &d->capacity_window, (size_t)job.w * (size_t)job.h * 4 + SPARE) ||
         hapi_resize_run(&d->scratch, &im, &job, d->window, false))
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory to resize an image of %dx%d", im.w, im.h);
-    write_all(d, t, &job, pad_x, pad_y, dst);
+    *out = (struct placed){job, pad_x, pad_y};
+    return 0;
+}
+
+int hapi_decode(struct hapi_decoder *d, const struct hapi_transform *t, const void *jpeg, size_t bytes,
+                float *dst, struct hapi_err *err)
+{
+    struct placed p;
+    int rc = window_make(d, t, jpeg, bytes, &p, err);
+
+    if (!rc)
+        write_all(d, t, &p.job, p.pad_x, p.pad_y, dst);
+    return rc;
+}
+
+int hapi_decode_bytes(struct hapi_decoder *d, const struct hapi_transform *t, const void *jpeg, size_t bytes,
+                      uint8_t *dst, struct hapi_err *err)
+{
+    struct placed p;
+    int rc = window_make(d, t, jpeg, bytes, &p, err);
+    size_t row = (size_t)t->crop_w * 3;
+
+    if (rc)
+        return rc;
+    memset(dst, 0, row * (size_t)t->crop_h);
+    for (int32_t y = 0; y < p.job.h; y++) {
+        const uint8_t *from = d->window + (size_t)y * (size_t)p.job.w * 4;
+        uint8_t *to = dst + row * (size_t)(y + p.pad_y) + 3 * (size_t)p.pad_x;
+        for (int32_t i = 0; i < p.job.w; i++, from += 4, to += 3)
+            memcpy(to, from, 3);
+    }
     return 0;
 }

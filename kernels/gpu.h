@@ -127,11 +127,19 @@ struct hapi_gpu_program {
 /* Bytes on which the device's memory is aligned. */
 enum { HAPI_GPU_ALIGN = 256 };
 
+/* How the plan's edges are on the host. */
+struct hapi_gpu_edges {
+    bool plain;                         /* in the model's own order; else images are channels-last */
+    const struct hapi_gpu_image *image; /* the input is bytes (N,H,W,3); NULL: f32. `pixels` is not used */
+    enum hapi_dtype wire; /* of outputs: f32 (also 0), f16, bf16, or i8 in rows as base/int8.h says */
+};
+
 /* Compiles g, which outlives the program. Errors: HAPI_EUNSUPPORTED naming the node and why (an op that
  * neither cuDNN nor a kernel of ours does; integers that are computed), HAPI_ETOOBIG, HAPI_ENOMEM; the
  * maker's. */
 int hapi_gpu_program_new(struct hapi_gpu_program **out, const struct hapi_graph *g, enum hapi_dtype dtype,
-                         bool plain_io, const struct hapi_gpu_maker *maker, struct hapi_err *err);
+                         const struct hapi_gpu_edges *edges, const struct hapi_gpu_maker *maker,
+                         struct hapi_err *err);
 void hapi_gpu_program_free(struct hapi_gpu_program *p);
 /* Writes a weight (elements of its dtype, dense) to dst. */
 void hapi_gpu_weight_write(const struct hapi_gpu_weight *w, void *dst);

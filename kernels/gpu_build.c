@@ -329,6 +329,18 @@ static void kernel_operands(struct hapi_gpu_build *b, struct hapi_gpu_launch *l,
     b->p->n_launches++;
 }
 
+int hapi_gpu_launch_kernel(struct hapi_gpu_build *b, const struct hapi_gpu_kernel *k,
+                           const struct hapi_gpu_view *const *views, int n)
+{
+    struct hapi_gpu_launch *l = launch_next(b);
+
+    if (!l)
+        return hapi_gpu_no_memory(b);
+    l->kernel = *k;
+    kernel_operands(b, l, views, n);
+    return HAPI_OK;
+}
+
 /* Elements for one thread: 16 bytes of f16, so that finding where they lie costs little. */
 static int32_t neighbours(const struct hapi_gpu_loop *l)
 {

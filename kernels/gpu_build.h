@@ -45,7 +45,7 @@ struct hapi_gpu_build {
     const struct hapi_step *steps, *step; /* all; the one being compiled */
     size_t n_steps;
     enum hapi_dtype dtype;
-    bool plain_io;
+    const struct hapi_gpu_edges *edges;
     struct hapi_gpu_value *values;
     struct hapi_gpu_block *blocks;
     size_t n_blocks, room_storages, room_weights, room_launches;
@@ -110,6 +110,14 @@ int hapi_gpu_pointwise(struct hapi_gpu_build *b, enum hapi_gpu_math math, const 
 /* SOFTMAX or MEAN over dim (or dims [dim, to)) of x; y has no such dims for MEAN. */
 int hapi_gpu_over(struct hapi_gpu_build *b, enum hapi_gpu_kernel_kind kind, const struct hapi_gpu_view *y,
                   const struct hapi_gpu_view *x, const bool *inner);
+
+/* A kernel with parameters of its own over these operands: what it writes, then what it reads. */
+int hapi_gpu_launch_kernel(struct hapi_gpu_build *b, const struct hapi_gpu_kernel *k,
+                           const struct hapi_gpu_view *const *views, int n);
+
+/* ---- the plan's edges (gpu_edges.c) */
+int hapi_gpu_inputs(struct hapi_gpu_build *b);
+int hapi_gpu_outputs(struct hapi_gpu_build *b);
 
 /* ---- one step each */
 int hapi_gpu_conv(struct hapi_gpu_build *b);

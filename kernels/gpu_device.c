@@ -82,9 +82,10 @@ void hapi_cuda_unlock(struct hapi_cuda_device *d)
 static int module_open(struct hapi_cuda_device *d, struct hapi_err *err)
 {
     static const char *const names[HAPI_GPU_KERNELS] = {
-        [HAPI_GPU_POINTWISE] = "hapi_gpu_pointwise",
-        [HAPI_GPU_SOFTMAX] = "hapi_gpu_softmax",
-        [HAPI_GPU_MEAN] = "hapi_gpu_mean",
+        [HAPI_GPU_POINTWISE] = "hapi_gpu_pointwise", [HAPI_GPU_SOFTMAX] = "hapi_gpu_softmax",
+        [HAPI_GPU_MEAN] = "hapi_gpu_mean",           [HAPI_GPU_IMAGE] = "hapi_gpu_image",
+        [HAPI_GPU_ZERO] = "hapi_gpu_zero",           [HAPI_GPU_I8_MAX] = "hapi_gpu_i8_max",
+        [HAPI_GPU_I8_PACK] = "hapi_gpu_i8_pack",
     };
     CUresult r;
 

@@ -92,62 +92,6 @@ static int values_prepare(struct hapi_gpu_build *b)
     return HAPI_OK;
 }
 
-static enum hapi_layout edge_layout(const struct hapi_gpu_build *b, const struct hapi_shape *s)
-{
-    return s->rank == 4 && !b->plain_io ? HAPI_LAYOUT_NHWC : HAPI_LAYOUT_PLAIN;
-}
-
-/* Edges are in f32, as they come from the host. */
-static int edge_view(struct hapi_gpu_build *b, int value, enum hapi_gpu_place place, int index,
-                     struct hapi_gpu_view *view)
-{
-    const struct hapi_value *v = &b->g->values[value];
-    size_t bytes;
-    int s;
-
-    if (v->dtype != HAPI_F32)
-        return hapi_err_set(b->err, HAPI_EUNSUPPORTED, 0, "tensor `%s` of %s at an edge of a GPU's plan",
-                            v->name, hapi_dtype_name(v->dtype));
-    if (hapi_tensor_bytes(&v->shape, HAPI_F32, &bytes) || !bytes)
-        return hapi_err_set(b->err, HAPI_EUNSUPPORTED, 0, "tensor `%s` at an edge of a GPU's plan is empty",
-                            v->name);
-    hapi_gpu_view_dense(view, &v->shape, edge_layout(b, &v->shape));
-    s = hapi_gpu_storage(b, place, index, bytes);
-    view->storage = s;
-    return s < 0 ? s : HAPI_OK;
-}
-
-static int inputs_make(struct hapi_gpu_build *b)
-{
-    struct hapi_gpu_view view;
-    int rc = HAPI_OK;
-
-    for (size_t i = 0; i < b->g->n_inputs && !rc; i++) {
-        rc = edge_view(b, b->g->inputs[i], HAPI_GPU_IN, (int)i, &view);
-        if (!rc)
-            hapi_gpu_made(b, b->g->inputs[i], &view);
-    }
-    return rc;
-}
-
-static int outputs_make(struct hapi_gpu_build *b)
-{
-    struct hapi_gpu_view to, from;
-    int rc = HAPI_OK;
-
-    for (size_t i = 0; i < b->g->n_outputs && !rc; i++) {
-        int v = b->g->outputs[i];
-        rc = edge_view(b, v, HAPI_GPU_OUT, (int)i, &to);
-        if (!rc && b->values[v].made && b->p->storages[b->values[v].view.storage].place == HAPI_GPU_IN)
-            from = b->values[v].view; /* an input that is an output */
-        else if (!rc)
-            rc = hapi_gpu_need_wide(b, v, &from);
-        if (!rc)
-            rc = hapi_gpu_pointwise(b, HAPI_GPU_COPY, NULL, &to, &from, NULL, NULL);
-    }
-    return rc;
-}
-
 static int memory_place(struct hapi_gpu_build *b)
 {
     struct hapi_gpu_program *p = b->p;
@@ -185,22 +129,22 @@ static int compile(struct hapi_gpu_build *b)
     if (!rc)
         rc = hapi_gpu_blocks_find(b);
     if (!rc)
-        rc = inputs_make(b);
+        rc = hapi_gpu_inputs(b);
     for (size_t i = 0; i < b->n_steps && !rc; i++) {
         b->step = &b->steps[i];
         rc = step_compile(b);
     }
     if (!rc)
-        rc = outputs_make(b);
+        rc = hapi_gpu_outputs(b);
     return rc ? rc : memory_place(b);
 }
 
 int hapi_gpu_program_new(struct hapi_gpu_program **out, const struct hapi_graph *g, enum hapi_dtype dtype,
-                         bool plain_io, const struct hapi_gpu_maker *maker, struct hapi_err *err)
+                         const struct hapi_gpu_edges *edges, const struct hapi_gpu_maker *maker,
+                         struct hapi_err *err)
 {
     struct hapi_gpu_program *p = calloc(1, sizeof *p);
-    struct hapi_gpu_build b = {
-        .p = p, .g = g, .maker = maker, .dtype = dtype, .plain_io = plain_io, .err = err};
+    struct hapi_gpu_build b = {.p = p, .g = g, .maker = maker, .dtype = dtype, .edges = edges, .err = err};
     int rc;
 
     if (!p)

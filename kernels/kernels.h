@@ -64,6 +64,11 @@ void hapi_decoder_free(struct hapi_decoder *d);
 int hapi_decode(struct hapi_decoder *d, const struct hapi_transform *t, const void *jpeg, size_t bytes,
                 float *dst, struct hapi_err *err);
 
+/* The same before scale, mean and std: dst[crop_h][crop_w][3] bytes, RGB whatever the transform's channels, 0
+ * where it pads. What a GPU takes (struct hapi_plan_spec). */
+int hapi_decode_bytes(struct hapi_decoder *d, const struct hapi_transform *t, const void *jpeg, size_t bytes,
+                      uint8_t *dst, struct hapi_err *err);
+
 /* ------------------------------------------------------------------ model */
 
 struct hapi_model;
@@ -178,6 +183,11 @@ struct hapi_plan_spec {
     int threads;         /* of one run (intra-op: for latency); 0: one. Kernels of our own use one */
     bool stock;          /* oneDNN's kernels only, none of ours: what benchmarks compare with */
     bool plain_io;       /* edges in the model's own order; false: 4-D edges are NHWC */
+    /* On a GPU only: the input is bytes (N,H,W,3) as hapi_decode_bytes() gives them, normalised there as the
+     * transform says; outputs leave it in the wire's dtype: f32 (also 0), f16, bf16, or i8 in rows as
+     * base/int8.h says. */
+    const struct hapi_transform *image;
+    enum hapi_dtype wire;
     /* hapi run only: values bound to graph inputs that shape inference needs as constants */
     const struct hapi_tensor_desc *bind;
     const void *const *bind_data;
@@ -260,6 +270,8 @@ const char *hapi_numeric_class(const char *backend);
 const char *hapi_backend_choose(const char *name, struct hapi_err *why);
 /* Whether bf16 is hardware here (AMX, or AVX-512 BF16) and whether it is AMX. */
 bool hapi_cpu_has_bf16(bool *amx);
+/* Whether its plans take images as bytes and give the wire's dtypes (struct hapi_plan_spec: image, wire). */
+bool hapi_backend_converts(const char *name);
 /* Whether it can run here: HAPI_EINVAL (there is none of this name), HAPI_EUNSUPPORTED with the reason. */
 int hapi_backend_ready(const char *name, struct hapi_err *err);
 /* Whether the back end computes in dtype here, in hardware. */

@@ -84,6 +84,13 @@ int hapi_backend_ready(const char *name, struct hapi_err *err)
     return ops->ready ? ops->ready(err) : HAPI_OK;
 }
 
+bool hapi_backend_converts(const char *name)
+{
+    const struct hapi_backend_ops *ops = backend_find(name);
+
+    return ops && ops->ready;
+}
+
 bool hapi_backend_computes(const char *backend, enum hapi_dtype dtype)
 {
     const struct hapi_backend_ops *ops = backend_find(backend);
@@ -215,6 +222,20 @@ static int dtype_check(const struct hapi_model *m, const struct hapi_plan_spec *
     return HAPI_OK;
 }
 
+/* Whether the plan's edges are more than f32 values. */
+static int edges_check(const struct hapi_plan_spec *spec, const struct hapi_backend_ops *ops,
+                       struct hapi_err *err)
+{
+    bool wire = spec->wire == HAPI_DTYPE_NONE || spec->wire == HAPI_F32;
+
+    if (!ops->ready && (spec->image || !wire))
+        return hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "back end %s takes f32 images and gives f32",
+                            ops->name);
+    if (!wire && spec->wire != HAPI_F16 && spec->wire != HAPI_BF16 && spec->wire != HAPI_I8)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "outputs in %s", hapi_dtype_name(spec->wire));
+    return HAPI_OK;
+}
+
 static int spec_check(const struct hapi_model *m, const struct hapi_plan_spec *spec,
                       const struct hapi_backend_ops **ops, struct hapi_err *err)
 {
@@ -224,7 +245,8 @@ static int spec_check(const struct hapi_model *m, const struct hapi_plan_spec *s
     if (spec->batch < 0 || spec->batch > 1 << 20)
         return hapi_err_set(err, HAPI_EINVAL, 0, "micro-batch %lld is not in 0..%d", (long long)spec->batch,
                             1 << 20);
-    return dtype_check(m, spec, *ops, err);
+    int rc = edges_check(spec, *ops, err);
+    return rc ? rc : dtype_check(m, spec, *ops, err);
 }
 
 /* ------------------------------------------------------------------ tiles */
@@ -344,8 +366,10 @@ static int edges_make(const struct hapi_plan *p, const struct hapi_plan_spec *sp
     }
     for (size_t i = 0; i < n; i++) {
         const struct hapi_value *v = &all[values[(*at)[i]]];
-        (*desc)[i] =
-            (struct hapi_tensor_desc){v->name, v->dtype, hapi_edge_layout(spec, &v->shape), v->shape};
+        enum hapi_dtype dtype = desc == &p->in ? (spec->image ? HAPI_U8 : v->dtype)
+                                : spec->wire   ? spec->wire
+                                               : v->dtype;
+        (*desc)[i] = (struct hapi_tensor_desc){v->name, dtype, hapi_edge_layout(spec, &v->shape), v->shape};
         if (p->tiles > 1)
             (*desc)[i].shape.dim[0] *= p->tiles;
     }

@@ -39,13 +39,16 @@ void hapi_stage_free(struct hapi_stage *s)
     free(s);
 }
 
-/* The f32 buffers of one run, carved from the stage's memory. */
+/* The buffers of one run, carved from the stage's memory. A GPU's plan takes bytes and gives the wire's
+ * dtype. */
 struct buffers {
     void *arena;
-    float *input;
+    uint8_t *input;
     void *out[OUTPUTS_MAX];
-    size_t row[OUTPUTS_MAX]; /* elements of one sample */
+    size_t row[OUTPUTS_MAX];   /* elements of one sample */
+    size_t bytes[OUTPUTS_MAX]; /* of a sample as the plan makes it */
     struct hapi_i8 form[OUTPUTS_MAX];
+    enum hapi_dtype made; /* dtype of the plan's outputs */
     size_t n_out;
 };
 
@@ -59,15 +62,19 @@ static int buffers_take(struct hapi_stage *s, const struct hapi_plan *plan, size
     b->n_out = hapi_plan_outputs(plan, &d);
     if (b->n_out > OUTPUTS_MAX)
         return hapi_err_set(err, HAPI_ETOOBIG, 0, "a cut of %zu tensors (at most %d)", b->n_out, OUTPUTS_MAX);
+    b->made = b->n_out ? d[0].dtype : HAPI_F32;
     for (size_t i = 0; i < b->n_out; i++) {
         size_t bytes;
-        if (d[i].dtype != HAPI_F32 || d[i].shape.rank < 1 ||
+        uint64_t row;
+        if ((d[i].dtype != HAPI_F32 && d[i].dtype != wire) || d[i].shape.rank < 1 ||
             hapi_tensor_bytes(&d[i].shape, HAPI_F32, &bytes) ||
+            hapi_wire_row(&d[i].shape, d[i].dtype, &row) ||
             (wire == HAPI_I8 && hapi_i8_form(&b->form[i], &d[i].shape)))
             return hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "tensor %s of the cut is not a batch of f32",
                                 d[i].name);
         b->row[i] = bytes / 4 / (size_t)d[i].shape.dim[0];
-        need += bytes + 4096;
+        b->bytes[i] = (size_t)row;
+        need += b->bytes[i] * (size_t)d[i].shape.dim[0] + 4096;
     }
     if (need > s->memory.size) {
         hapi_slab_fini(&s->memory);
@@ -79,17 +86,18 @@ static int buffers_take(struct hapi_stage *s, const struct hapi_plan *plan, size
     b->arena = hapi_slab_take(&s->memory, m.arena + m.scratch, 4096);
     b->input = hapi_slab_take(&s->memory, input_bytes, 4096);
     for (size_t i = 0; i < b->n_out; i++)
-        b->out[i] = hapi_slab_take(&s->memory, b->row[i] * 4 * (size_t)d[i].shape.dim[0], 4096);
+        b->out[i] = hapi_slab_take(&s->memory, b->bytes[i] * (size_t)d[i].shape.dim[0], 4096);
     return 0;
 }
 
 static int input_check(const struct hapi_plan *plan, const struct hapi_transform *t, int64_t n,
-                       size_t *image_elements, int64_t *batch, struct hapi_err *err)
+                       size_t *image_bytes, int64_t *batch, struct hapi_err *err)
 {
     const struct hapi_tensor_desc *in;
     char shape[96];
 
-    if (hapi_plan_inputs(plan, &in) != 1 || in->dtype != HAPI_F32 || in->shape.rank != 4)
+    if (hapi_plan_inputs(plan, &in) != 1 || (in->dtype != HAPI_F32 && in->dtype != HAPI_U8) ||
+        in->shape.rank != 4)
         return hapi_err_set(err, HAPI_EINVAL, 0, "the model does not take one batch of f32 images");
     *batch = in->shape.dim[0];
     if (in->shape.dim[1] != 3 || in->shape.dim[2] != t->crop_h || in->shape.dim[3] != t->crop_w)
@@ -99,7 +107,7 @@ static int input_check(const struct hapi_plan *plan, const struct hapi_transform
     if (n < 1 || n > *batch)
         return hapi_err_set(err, HAPI_EINVAL, 0, "%lld images for a plan of %lld", (long long)n,
                             (long long)*batch);
-    *image_elements = (size_t)t->crop_h * (size_t)t->crop_w * 3;
+    *image_bytes = (size_t)t->crop_h * (size_t)t->crop_w * 3 * hapi_dtype_size(in->dtype);
     return 0;
 }
 
@@ -134,6 +142,11 @@ static int output_finish(const struct hapi_stage_out *o, size_t output, const vo
     uint8_t *to = o->out[output];
     int rc = 0;
 
+    if (from != to && b->made == o->dtype &&
+        b->made != HAPI_F32) { /* as the wire wants it: it had no room for the whole batch */
+        memcpy(to, from, bytes * (size_t)n);
+        from = to;
+    }
     if (!o->crc32c)
         return from == to ? 0 : rows_convert(o, to, from, (size_t)n, row, form);
     for (int64_t i = 0, k; i < n && !rc; i += k) {
@@ -156,21 +169,25 @@ int hapi_stage_images(struct hapi_stage *s, struct hapi_plan *plan, const struct
     struct buffers b;
     size_t image = 0;
     int64_t batch = 0, t0 = hapi_clock_ns();
+    const struct hapi_tensor_desc *takes;
+    bool wide = hapi_plan_inputs(plan, &takes) && takes->dtype == HAPI_F32;
 
     int rc = input_check(plan, t, n, &image, &batch, err);
     if (!rc)
-        rc = buffers_take(s, plan, image * 4 * (size_t)batch, o->dtype, &b, err);
+        rc = buffers_take(s, plan, image * (size_t)batch, o->dtype, &b, err);
     if (rc)
         return rc;
     for (int64_t i = 0; i < n; i++) {
-        float *to = b.input + (size_t)i * image;
-        if (!images[i].status)
-            images[i].status = hapi_decode(s->decoder, t, images[i].data, images[i].bytes, to, NULL);
+        uint8_t *to = b.input + (size_t)i * image;
+        if (!images[i].status && wide)
+            images[i].status = hapi_decode(s->decoder, t, images[i].data, images[i].bytes, (float *)to, NULL);
+        else if (!images[i].status)
+            images[i].status = hapi_decode_bytes(s->decoder, t, images[i].data, images[i].bytes, to, NULL);
         if (images[i].status) /* rows never mix, but a denormal or NaN would be slow */
-            memset(to, 0, image * 4);
+            memset(to, 0, image);
     }
     int64_t t1 = hapi_clock_ns();
-    bool direct = o->dtype == HAPI_F32 && o->rows >= batch;
+    bool direct = o->dtype == b.made && o->rows >= batch;
     void *const *made = direct ? o->out : b.out;
     const void *in = b.input;
     rc = hapi_plan_run(plan, b.arena, &in, made, err);

@@ -24,9 +24,9 @@ int hapi_stage_new(struct hapi_stage **out, struct hapi_err *err);
 void hapi_stage_free(struct hapi_stage *s);
 
 /* Where the outputs of a run go: out[i] receives n dense samples of output i in `dtype`: f32, f16, bf16,
- * or i8, whose rows hold their scales (int8.h).
- * With f32 and room for at least the plan's batch of `rows` the plan writes there itself, else it writes to a
- * buffer of the stage, from where the samples are brought to out[i] in one pass. */
+ * or i8, whose rows hold their scales (int8.h). * Where that is the dtype of the plan's outputs (f32; on a
+ * GPU the wire's) and there is room for at least the plan's batch of `rows` the plan writes there itself,
+ * else it writes to a buffer of the stage, from where the samples are brought to out[i] in one pass. */
 struct hapi_stage_out {
     void *const *out;
     int64_t rows;

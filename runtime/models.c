@@ -221,6 +221,7 @@ static void prefix_run(struct hapi_job *job, int worker)
     struct prefix_slot *p = (struct prefix_slot *)((char *)job - offsetof(struct prefix_slot, job));
     struct hapi_prefix *x = &p->prefix;
     const struct hapi_cut *cut;
+    bool converts = hapi_backend_converts(p->owner->opt.backend);
 
     (void)worker;
     if (hapi_transform_parse(&x->transform, p->key.transform, strlen(p->key.transform), &x->err) ||
@@ -233,6 +234,8 @@ static void prefix_run(struct hapi_job *job, int worker)
             .dtype = p->key.compute,
             .backend = p->owner->opt.backend,
             .threads = p->owner->opt.intra_op,
+            .image = converts ? &x->transform : NULL,
+            .wire = converts ? p->key.wire : HAPI_F32,
         };
         if (hapi_plan_new(&x->plans[i], p->model->model, &spec, &x->err))
             return;

@@ -49,6 +49,12 @@ static float __shfl_xor_sync(unsigned mask, float v, int lane_mask, int width)
     return v;
 }
 
+/* One thread runs at a time. */
+static void atomicMax(unsigned *p, unsigned v)
+{
+    *p = v > *p ? v : *p;
+}
+
 #include "cuda_kernels.cu"
 
 /* ------------------------------------------------------------------ a launch */
@@ -67,6 +73,18 @@ static void thread_main(void)
         break;
     case HAPI_GPU_MEAN:
         hapi_gpu_mean(*kernel, operands[0], operands[1]);
+        break;
+    case HAPI_GPU_IMAGE:
+        hapi_gpu_image(*kernel, operands[0], operands[1]);
+        break;
+    case HAPI_GPU_ZERO:
+        hapi_gpu_zero(*kernel, operands[0]);
+        break;
+    case HAPI_GPU_I8_MAX:
+        hapi_gpu_i8_max(*kernel, operands[0], operands[1]);
+        break;
+    case HAPI_GPU_I8_PACK:
+        hapi_gpu_i8_pack(*kernel, operands[0], operands[1], operands[2]);
         break;
     default:
         abort();

@@ -195,6 +195,33 @@ static int32_t below(int32_t n)
 }
 
 /* The vector loops against the plain ones, on random windows of random resizes. */
+/* Bytes, scaled and shifted, are what hapi_decode() gives: a GPU does so. */
+static void bytes__normalised__are_the_floats(void)
+{
+    static const char *const json[] = {
+        "{\"resize\": 20, \"crop\": 16, \"mean\": [127,120,110], \"std\": [128,127,126], \"scale\": 1}",
+        "{\"crop\": 40, \"mean\": [0.4,0.5,0.6], \"std\": [0.2,0.3,0.25], \"channels\": \"bgr\"}",
+    };
+    static uint8_t bytes[40 * 40 * 3];
+    struct jpeg_bytes j = jpeg_make(JPEG_RGB, 33, 25, -1);
+
+    for (size_t k = 0; k < sizeof json / sizeof *json; k++) {
+        struct hapi_transform t = transform(json[k]);
+        CHECK(!hapi_decode(decoder, &t, j.p, j.n, out, NULL));
+        memset(bytes, 0xaa, sizeof bytes);
+        CHECK(!hapi_decode_bytes(decoder, &t, j.p, j.n, bytes, NULL));
+        size_t n = (size_t)t.crop_h * (size_t)t.crop_w, bad = 0;
+        for (size_t i = 0; i < 3 * n; i++) {
+            size_t c = i % 3;
+            float v = (float)bytes[i - c + (t.bgr ? 2 - c : c)];
+            bad += out[i] != (v * t.scale - t.mean[c]) / t.std[c];
+        }
+        CHECKF(!bad, "%zu of %zu", bad, 3 * n);
+        CHECK(hapi_decode_bytes(decoder, &t, j.p, j.n / 2, bytes, NULL) == HAPI_EDECODE);
+    }
+    free(j.p);
+}
+
 static void resize__every_way__bit_identical(void)
 {
     struct hapi_resize_scratch a = {0}, b = {0};
@@ -261,6 +288,7 @@ int main(void)
     CASE(thousands_of_scans__edecode_at_once);
     CASE(flat_image__known_numbers_and_padding);
     CASE(bgr__channels_swapped_before_mean);
+    CASE(bytes__normalised__are_the_floats);
     CASE(resize__every_way__bit_identical);
     CASE(many_images__scratch_grows_only_for_larger_ones);
     hapi_decoder_free(decoder);

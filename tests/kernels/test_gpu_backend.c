@@ -140,6 +140,35 @@ static void plan__any_call_fails__is_an_error_and_leaves_nothing(void)
     hapi_model_close(m);
 }
 
+/* What a node makes of photos: bytes in, rows of int8 out. */
+static void plan__of_bytes_to_the_wire__has_such_edges(void)
+{
+    static const struct hapi_transform transform = {.crop_h = 32, .crop_w = 32, .scale = 1, .std = {1, 1, 1}};
+    struct hapi_model *m = model();
+    struct hapi_plan_spec spec = half;
+    const struct hapi_tensor_desc *in, *out;
+    struct hapi_plan *p;
+
+    spec.image = &transform;
+    spec.wire = HAPI_I8;
+    REQUIRE(!hapi_plan_new(&p, m, &spec, &err));
+    REQUIRE(hapi_plan_inputs(p, &in) == 1 && hapi_plan_outputs(p, &out) == 1);
+    CHECK(in->dtype == HAPI_U8 && in->shape.dim[0] == 4 && in->layout == HAPI_LAYOUT_NHWC);
+    CHECK(out->dtype == HAPI_I8);
+    void *x = calloc(1, edge_bytes(in)), *y = calloc(1, edge_bytes(out) * 5);
+    REQUIRE(x && y);
+    CHECKF(!hapi_plan_run(p, NULL, (const void *const[]){x}, (void *const[]){y}, &err), "%s", err.text);
+    free(y);
+    free(x);
+    hapi_plan_free(p);
+    CHECK(hapi_backend_converts("cudnn") && !hapi_backend_converts("onednn"));
+    spec.backend = "onednn";
+    spec.dtype = HAPI_F32;
+    CHECK(hapi_plan_new(&p, m, &spec, &err) == HAPI_EUNSUPPORTED);
+    hapi_model_close(m);
+    rules_kept(0);
+}
+
 static void plan__in_int8__is_refused(void)
 {
     struct hapi_model *m = model();
@@ -168,6 +197,7 @@ int main(void)
     CASE(plan__made_run_and_freed__leaves_nothing);
     CASE(plan__memory__is_known_before);
     CASE(plan__any_call_fails__is_an_error_and_leaves_nothing);
+    CASE(plan__of_bytes_to_the_wire__has_such_edges);
     CASE(plan__in_int8__is_refused);
     return check_done();
 }

@@ -9,8 +9,10 @@
 #include <math.h>
 
 #include "check.h"
+#include "convert.h"
 #include "cuda_on_cpu.h"
 #include "gpu.h"
+#include "int8.h"
 #include "kernels.h"
 #include "networks.h"
 #include "opgraph_eval.h"
@@ -171,7 +173,8 @@ static void network(const char *name, struct hapi_model *m)
         struct maker k = {.ops_max = ways[i].ops_max};
         const struct hapi_gpu_maker maker = {plan, &k};
         struct hapi_gpu_program *p;
-        if (hapi_gpu_program_new(&p, g, ways[i].dtype, false, &maker, &err)) {
+        if (hapi_gpu_program_new(&p, g, ways[i].dtype, &(struct hapi_gpu_edges){.plain = false}, &maker,
+                                 &err)) {
             CHECKF(0, "%s: %s", name, err.text);
             continue;
         }
@@ -209,6 +212,66 @@ static void program__of_small_networks__gives_what_the_network_gives(void)
     network("transformer", net_transformer(32));
 }
 
+/* Bytes in, the wire's dtype out: both converted by kernels of ours. */
+static void edges(enum hapi_dtype wire)
+{
+    static const struct hapi_gpu_image image = {
+        .scale = 1.0F / 128, .mean = {1, 0.9F, 1.1F}, .std = {0.8F, 0.9F, 1}, .bgr = 1};
+    const struct hapi_gpu_edges how = {.image = &image, .wire = wire};
+    struct hapi_model *m = net_resnet(32);
+    struct hapi_plan_spec spec = {.batch = batch, .dtype = HAPI_F32, .backend = "onednn", .to = NULL};
+    struct maker k = {.ops_max = HAPI_CUDNN_OPS};
+    const struct hapi_gpu_maker maker = {plan, &k};
+    const struct hapi_tensor_desc *in, *out;
+    struct hapi_gpu_program *p;
+    struct hapi_graph *g;
+    struct hapi_i8 form;
+    struct hapi_shape s;
+
+    REQUIRE(!hapi_graph_bind(&g, m, &spec, &err));
+    REQUIRE(hapi_model_inputs(m, &in) == 1 && hapi_model_outputs(m, &out) == 1);
+    size_t n_in = edge_bytes(in) / sizeof(float) * (size_t)batch,
+           n_out = edge_bytes(out) / sizeof(float) * (size_t)batch;
+    float *x = calloc(n_in, sizeof *x), *want = calloc(n_out, sizeof *want),
+          *got = calloc(n_out, sizeof *got);
+    uint8_t *bytes = calloc(n_in, 1), *rows = calloc(n_out, 8);
+    REQUIRE(x && want && got && bytes && rows);
+    for (size_t i = 0; i < n_in; i++)
+        bytes[i] = (uint8_t)(128 + 100 * sin((double)i * 0.013));
+    for (size_t i = 0; i < n_in; i++)
+        x[i] = ((float)bytes[i / 3 * 3 + 2 - i % 3] * image.scale - image.mean[i % 3]) / image.std[i % 3];
+    expected(m, &spec, x, want);
+    REQUIRE(!hapi_gpu_program_new(&p, g, HAPI_F32, &how, &maker, &err));
+    program_run(p, (void *const[]){bytes}, (void *const[]){rows});
+    s = out->shape;
+    s.dim[0] = batch;
+    if (wire == HAPI_I8)
+        CHECK(!hapi_i8_form(&form, &s) && !hapi_i8_unpack(got, rows, &form, (size_t)batch, NULL));
+    else
+        hapi_convert(got, HAPI_F32, rows, wire, n_out);
+    double d = distance(got, want, n_out), most = wire == HAPI_F32    ? 1e-5
+                                                  : wire == HAPI_F16  ? 1e-3
+                                                  : wire == HAPI_BF16 ? 5e-3
+                                                                      : 1.5e-2;
+    CHECKF(d <= most && d > (wire == HAPI_F32 ? -1 : 1e-5), "%s: %g away", hapi_dtype_name(wire), d);
+    hapi_gpu_program_free(p);
+    free(rows);
+    free(bytes);
+    free(got);
+    free(want);
+    free(x);
+    hapi_graph_free(g);
+    hapi_model_close(m);
+}
+
+static void program__with_bytes_in_and_each_wire_out__gives_what_the_network_gives(void)
+{
+    edges(HAPI_F32);
+    edges(HAPI_F16);
+    edges(HAPI_BF16);
+    edges(HAPI_I8);
+}
+
 /* Exported where no test has yet. */
 static void program__of_torchvision__gives_what_the_network_gives(void)
 {
@@ -237,6 +300,7 @@ int main(int argc, char **argv)
     }
     if (i == argc) {
         CASE(program__of_small_networks__gives_what_the_network_gives);
+        CASE(program__with_bytes_in_and_each_wire_out__gives_what_the_network_gives);
         CASE(program__of_torchvision__gives_what_the_network_gives);
     }
     for (; i < argc; i++)
