@@ -8,84 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "convert.h"
+#include "cudnn_backend.h"
 #include "cudnn_descriptor.h"
-#include "gpu.h"
-#include "gpu_device.h"
-#include "kernels_ops.h"
 
 enum { THREADS = 256, BLOCKS_MAX = 4096, WARP = 32 };
-
-/* ------------------------------------------------------------------ weights */
-
-struct weight {
-    struct weight *next;
-    struct hapi_gpu_view to;
-    enum hapi_dtype dtype;
-    const void *raw;    /* the file's bytes that it was made from; NULL: not from there */
-    uint8_t source[32]; /* else SHA-256 of what it was made from */
-    CUdeviceptr at;
-};
-
-/* Blocks of weights, one for each plan that brought new ones. */
-struct block {
-    struct block *next;
-    CUdeviceptr memory;
-};
-
-struct weights {
-    struct hapi_cuda_device *device;
-    struct weight *list;
-    struct block *blocks;
-};
-
-static void weights_free(void *weights)
-{
-    struct weights *w = weights;
-    bool current = !hapi_cuda_enter(w->device, NULL);
-
-    for (struct block *b = w->blocks, *next; b; b = next) {
-        next = b->next;
-        if (current)
-            (void)w->device->cu->MemFree(b->memory);
-        free(b);
-    }
-    for (struct weight *e = w->list, *next; e; e = next) {
-        next = e->next;
-        free(e);
-    }
-    if (current)
-        hapi_cuda_leave(w->device);
-    hapi_cuda_device_put(w->device);
-    free(w);
-}
-
-/* ------------------------------------------------------------------ an instance */
-
-struct launch {
-    cudnnBackendDescriptor_t pack; /* of an operation graph: where its tensors are */
-    CUfunction function;           /* of a kernel */
-    CUdeviceptr pointers[1 + HAPI_GPU_READS];
-    unsigned blocks;
-};
-
-struct hapi_cudnn {
-    struct hapi_backend base;
-    struct hapi_cuda_device *device;
-    struct hapi_gpu_program *program;
-    struct launch *launches;
-    CUdeviceptr *weights; /* by the program's weight */
-    CUdeviceptr memory;   /* arena | workspace | edges */
-    uint64_t *edge;       /* by storage: offset in memory of what is an edge */
-    uint64_t bytes;
-    CUstream stream;
-    int *weight_of; /* by storage */
-};
-
-static uint64_t round_up(uint64_t n)
-{
-    return (n + HAPI_GPU_ALIGN - 1) / HAPI_GPU_ALIGN * HAPI_GPU_ALIGN;
-}
 
 static int fail(const struct hapi_cudnn *b, CUresult r, const char *what, struct hapi_err *err)
 {
@@ -106,140 +32,6 @@ static CUdeviceptr address(const struct hapi_cudnn *b, const struct hapi_gpu_ope
     }
 }
 
-/* ------------------------------------------------------------------ weights of a plan */
-
-static bool from_file(const struct hapi_gpu_program *p, const struct hapi_gpu_weight *w)
-{
-    for (size_t i = 0; i < p->g->n_values; i++)
-        if (p->g->values[i].data == w->data)
-            return p->g->values[i].raw;
-    return false;
-}
-
-static bool same_view(const struct hapi_gpu_view *a, const struct hapi_gpu_view *b)
-{
-    return a->n == b->n && a->rank == b->rank && !memcmp(a->f, b->f, (size_t)a->n * sizeof *a->f) &&
-           !memcmp(a->first, b->first, (size_t)(a->rank + 1) * sizeof *a->first);
-}
-
-/* What is there already; else a new entry without memory yet, *fresh. NULL: no memory. */
-static struct weight *weight_find(struct weights *all, const struct hapi_gpu_program *p,
-                                  const struct hapi_gpu_weight *w, bool *fresh)
-{
-    struct weight key = {.to = w->to, .dtype = w->dtype, .raw = from_file(p, w) ? w->data : NULL};
-
-    if (!key.raw)
-        hapi_sha256(key.source, w->data, (size_t)w->elements * sizeof(float));
-    *fresh = false;
-    for (struct weight *e = all->list; e; e = e->next)
-        if (e->dtype == key.dtype && e->raw == key.raw && !memcmp(e->source, key.source, sizeof key.source) &&
-            same_view(&e->to, &key.to))
-            return e;
-    struct weight *e = malloc(sizeof *e);
-    if (!e)
-        return NULL;
-    *e = key;
-    e->next = all->list;
-    all->list = e;
-    *fresh = true;
-    return e;
-}
-
-static int upload(struct hapi_cudnn *b, CUdeviceptr to, const struct hapi_gpu_weight *w, void *buffer,
-                  struct hapi_err *err)
-{
-    CUresult r;
-
-    hapi_gpu_weight_write(w, buffer);
-    r = b->device->cu->MemcpyHtoDAsync(to, buffer, (size_t)w->elements * hapi_dtype_size(w->dtype),
-                                       b->stream);
-    if (!r)
-        r = b->device->cu->StreamSynchronize(b->stream); /* the buffer is used again */
-    return r ? fail(b, r, "copying weights to the GPU", err) : HAPI_OK;
-}
-
-/* Forgets entries of a plan that did not get its memory. */
-static void weights_forget(struct weights *all)
-{
-    for (struct weight **e = &all->list; *e;) {
-        struct weight *gone = (*e)->at ? NULL : *e;
-        if (gone) {
-            *e = gone->next;
-            free(gone);
-        } else {
-            e = &(*e)->next;
-        }
-    }
-}
-
-/* The new ones of the plan in one block. */
-static int weights_upload(struct hapi_cudnn *b, struct weights *all, struct weight **found, const bool *fresh,
-                          struct hapi_err *err)
-{
-    const struct hapi_gpu_program *p = b->program;
-    uint64_t total = 0, most = 0;
-    struct block *k;
-    void *buffer;
-    CUresult r;
-    int rc = HAPI_OK;
-
-    for (size_t i = 0; i < p->n_weights; i++)
-        if (fresh[i]) {
-            uint64_t bytes = (uint64_t)p->weights[i].elements * hapi_dtype_size(p->weights[i].dtype);
-            total += round_up(bytes);
-            most = bytes > most ? bytes : most;
-        }
-    if (!total)
-        return HAPI_OK;
-    k = calloc(1, sizeof *k);
-    buffer = malloc((size_t)most);
-    r = k && buffer ? b->device->cu->MemAlloc(&k->memory, (size_t)total) : CUDA_SUCCESS;
-    if (!k || !buffer || r) {
-        rc = r ? fail(b, r, "memory for weights on the GPU", err)
-               : hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for weights");
-        free(buffer);
-        free(k);
-        return rc;
-    }
-    k->next = all->blocks;
-    all->blocks = k;
-    total = 0;
-    for (size_t i = 0; i < p->n_weights && !rc; i++)
-        if (fresh[i]) {
-            rc = upload(b, k->memory + total, &p->weights[i], buffer, err);
-            if (!rc)
-                found[i]->at = k->memory + total;
-            total += round_up((uint64_t)p->weights[i].elements * hapi_dtype_size(p->weights[i].dtype));
-        }
-    free(buffer);
-    return rc;
-}
-
-static int weights_make(struct hapi_cudnn *b, struct weights *all, struct hapi_err *err)
-{
-    const struct hapi_gpu_program *p = b->program;
-    struct weight **found = calloc(p->n_weights + 1, sizeof(struct weight *));
-    bool *fresh = calloc(p->n_weights + 1, sizeof *fresh);
-    int rc = found && fresh ? HAPI_OK : HAPI_ENOMEM;
-
-    for (size_t i = 0; i < p->n_weights && !rc; i++) {
-        found[i] = weight_find(all, p, &p->weights[i], &fresh[i]);
-        rc = found[i] ? HAPI_OK : HAPI_ENOMEM;
-    }
-    if (rc)
-        rc = hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for weights");
-    else
-        rc = weights_upload(b, all, found, fresh, err);
-    for (size_t i = 0; i < p->n_weights && !rc; i++) {
-        b->weights[i] = found[i]->at;
-        b->weight_of[p->weights[i].storage] = (int)i;
-    }
-    weights_forget(all);
-    free(fresh);
-    free(found);
-    return rc;
-}
-
 /* ------------------------------------------------------------------ memory and launches of a plan */
 
 /* Arena, workspace, and the edges as the host has them. */
@@ -248,17 +40,17 @@ static int memory_make(struct hapi_cudnn *b, struct hapi_err *err)
     const struct hapi_gpu_program *p = b->program;
     CUresult r;
 
-    b->bytes = round_up(p->arena_bytes) + round_up(p->scratch_bytes);
+    b->bytes = hapi_gpu_round_up(p->arena_bytes) + hapi_gpu_round_up(p->scratch_bytes);
     for (size_t i = 0; i < p->n_storages; i++)
         if (p->storages[i].place == HAPI_GPU_IN || p->storages[i].place == HAPI_GPU_OUT) {
             b->edge[i] = b->bytes;
-            b->bytes += round_up(p->storages[i].bytes);
+            b->bytes += hapi_gpu_round_up(p->storages[i].bytes);
         }
     r = b->device->cu->MemAlloc(&b->memory, (size_t)b->bytes);
     return r ? fail(b, r, "memory for a plan on the GPU", err) : HAPI_OK;
 }
 
-static int graph_prepare(struct hapi_cudnn *b, const struct hapi_gpu_launch *l, struct launch *out,
+static int graph_prepare(struct hapi_cudnn *b, const struct hapi_gpu_launch *l, struct hapi_cudnn_launch *out,
                          struct hapi_err *err)
 {
     const struct hapi_cudnn_lib *lib = b->device->cudnn;
@@ -266,7 +58,7 @@ static int graph_prepare(struct hapi_cudnn *b, const struct hapi_gpu_launch *l, 
     void *pointers[HAPI_CUDNN_TENSORS];
     void *workspace =
         (void *)(uintptr_t)(b->memory +
-                            round_up(b->program->arena_bytes)); // NOLINT(performance-no-int-to-ptr)
+                            hapi_gpu_round_up(b->program->arena_bytes)); // NOLINT(performance-no-int-to-ptr)
     int64_t n = 0;
     cudnnStatus_t s;
 
@@ -326,7 +118,8 @@ static int64_t threads_of(const struct hapi_gpu_kernel *k)
     }
 }
 
-static void kernel_prepare(struct hapi_cudnn *b, const struct hapi_gpu_launch *l, struct launch *out)
+static void kernel_prepare(struct hapi_cudnn *b, const struct hapi_gpu_launch *l,
+                           struct hapi_cudnn_launch *out)
 {
     int64_t blocks = (threads_of(&l->kernel) + THREADS - 1) / THREADS;
 
@@ -389,26 +182,6 @@ static int tables_make(struct hapi_cudnn *b, struct hapi_err *err)
     return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a plan");
 }
 
-/* The store, made by the first plan. */
-static int store_make(struct hapi_cudnn *b, void **weights, struct hapi_err *err)
-{
-    struct weights *w;
-    int rc;
-
-    if (*weights)
-        return HAPI_OK;
-    w = calloc(1, sizeof *w);
-    if (!w)
-        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for weights");
-    rc = hapi_cuda_device_get(&w->device, err);
-    if (rc)
-        free(w);
-    else
-        *weights = w;
-    (void)b;
-    return rc;
-}
-
 static int program_make(struct hapi_cudnn *b, const struct hapi_graph *g, const struct hapi_plan_spec *spec,
                         struct hapi_err *err)
 {
@@ -451,9 +224,11 @@ static int cudnn_compile(struct hapi_backend **out, const struct hapi_graph *g,
         rc = tables_make(b, err);
     if (!rc && weights) {
         CUresult r = b->device->cu->StreamCreate(&b->stream, CU_STREAM_NON_BLOCKING);
-        rc = r ? fail(b, r, "making a stream", err) : store_make(b, weights, err);
+        rc = r ? fail(b, r, "making a stream", err) : HAPI_OK;
+        if (!rc && !*weights)
+            rc = hapi_cudnn_weights_new(weights, err);
         if (!rc)
-            rc = weights_make(b, *weights, err);
+            rc = hapi_cudnn_weights_make(b, *weights, err);
         if (!rc)
             rc = memory_make(b, err);
         if (!rc)
@@ -476,16 +251,16 @@ static void cudnn_memory(const struct hapi_backend *base, struct hapi_plan_memor
 
     for (size_t i = 0; i < p->n_storages; i++)
         if (p->storages[i].place == HAPI_GPU_IN || p->storages[i].place == HAPI_GPU_OUT)
-            edges += round_up(p->storages[i].bytes);
+            edges += hapi_gpu_round_up(p->storages[i].bytes);
     *out = (struct hapi_plan_memory){.device_weights = p->weight_bytes,
-                                     .device_arena =
-                                         round_up(p->arena_bytes) + round_up(p->scratch_bytes) + edges};
+                                     .device_arena = hapi_gpu_round_up(p->arena_bytes) +
+                                                     hapi_gpu_round_up(p->scratch_bytes) + edges};
 }
 
 static int launch_run(struct hapi_cudnn *b, size_t i, struct hapi_err *err)
 {
     const struct hapi_gpu_launch *l = &b->program->launches[i];
-    struct launch *k = &b->launches[i];
+    struct hapi_cudnn_launch *k = &b->launches[i];
 
     if (l->graph) {
         const struct hapi_cudnn_lib *lib = b->device->cudnn;
@@ -595,7 +370,7 @@ const struct hapi_backend_ops hapi_backend_cudnn = {
     .memory = cudnn_memory,
     .run = cudnn_run,
     .free = cudnn_free,
-    .weights_free = weights_free,
+    .weights_free = hapi_cudnn_weights_free,
     .numeric_class = cudnn_class,
     .ready = cudnn_ready,
 };

@@ -1,0 +1,42 @@
+/* What the two files of the GPU back end share: an instance, and its weights on the device. Internal to
+ * cudnn*.c. */
+#ifndef HAPI_KERNELS_CUDNN_BACKEND_H
+#define HAPI_KERNELS_CUDNN_BACKEND_H
+
+#include "gpu.h"
+#include "gpu_device.h"
+#include "kernels_ops.h"
+
+struct hapi_cudnn_launch {
+    cudnnBackendDescriptor_t pack; /* of an operation graph: where its tensors are */
+    CUfunction function;           /* of a kernel */
+    CUdeviceptr pointers[1 + HAPI_GPU_READS];
+    unsigned blocks;
+};
+
+struct hapi_cudnn {
+    struct hapi_backend base;
+    struct hapi_cuda_device *device;
+    struct hapi_gpu_program *program;
+    struct hapi_cudnn_launch *launches;
+    CUdeviceptr *weights; /* by the program's weight */
+    CUdeviceptr memory;   /* arena | workspace | edges */
+    uint64_t *edge;       /* by storage: offset in memory of what is an edge */
+    uint64_t bytes;
+    CUstream stream;
+    int *weight_of; /* by storage */
+};
+
+static inline uint64_t hapi_gpu_round_up(uint64_t n)
+{
+    return (n + HAPI_GPU_ALIGN - 1) / HAPI_GPU_ALIGN * HAPI_GPU_ALIGN;
+}
+
+/* ---- cudnn_weights.c. The store is shared by the plans of one part of a model in one dtype (struct
+ * hapi_backend_ops). */
+int hapi_cudnn_weights_new(void **weights, struct hapi_err *err);
+void hapi_cudnn_weights_free(void *weights);
+/* Fills b->weights and b->weight_of: what the store has not yet goes to the device, in one block. */
+int hapi_cudnn_weights_make(struct hapi_cudnn *b, void *weights, struct hapi_err *err);
+
+#endif
