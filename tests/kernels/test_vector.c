@@ -150,6 +150,38 @@ static void activation__the_whole_line__is_exact_and_finite(void)
     }
 }
 
+/* What is made for bf16 lies within a bf16's rounding, and little more, of the formula, relative. */
+static void activation__to_bf16__is_as_exact_as_bf16(void)
+{
+    static const struct {
+        enum hapi_act_kind kind;
+        double from, relative, absolute;
+    } kinds[] = {{HAPI_ACT_SIGMOID, -80, 2e-4, 0},
+                 {HAPI_ACT_SWISH, -80, 2e-4, 0},
+                 {HAPI_ACT_GELU, -3, 1e-3, 0},
+                 {HAPI_ACT_GELU, -80, 1e-3, 1.1e-4}};
+    enum { N = 16384 };
+    static float in[N], out[N];
+    static uint16_t rounded[N];
+
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds && hapi_vector_usable(HAPI_BF16); k++) {
+        struct hapi_affine a = {.rows = {1, N, N, N, HAPI_F32, HAPI_BF16}, .act = {.kind = kinds[k].kind}};
+        double worst = 0, at = 0;
+        for (int i = 0; i < N; i++)
+            in[i] = (float)(kinds[k].from + (80 - kinds[k].from) * i / (N - 1));
+        hapi_vector_affine(&a, rounded, in);
+        hapi_convert(out, HAPI_F32, rounded, HAPI_BF16, N);
+        for (int i = 0; i < N; i++) {
+            double want = act_exact(&a.act, (double)in[i]);
+            double d = fmax(0, fabs((double)out[i] - want) - kinds[k].absolute) / (fabs(want) + 1e-37);
+            at = d > worst || isnan(d) ? (double)in[i] : at;
+            worst = d > worst || isnan(d) ? d : worst;
+        }
+        CHECKF(worst <= 1.0 / 256 + kinds[k].relative, "activation %d of %g: off by %g", (int)kinds[k].kind,
+               at, worst);
+    }
+}
+
 static void relu__of_negatives__is_plus_zero(void)
 {
     float in[3] = {-1, -0.0F, -1e30F}, out[3];
@@ -287,6 +319,7 @@ int main(void)
     }
     CASE(affine__every_shape__is_the_formula);
     CASE(activation__the_whole_line__is_exact_and_finite);
+    CASE(activation__to_bf16__is_as_exact_as_bf16);
     CASE(relu__of_negatives__is_plus_zero);
     CASE(softmax__every_shape__is_the_formula);
     CASE(softmax__masked_by_infinity__gives_zero_there);
