@@ -73,3 +73,34 @@ const char *hapi_cpu_warning(void)
                "several times slower than it could be, and on this model slower than f32";
     return NULL;
 }
+
+/* Leaf of the caches' descriptions, whose form both makers share; 0: none. */
+static unsigned cache_leaf(void)
+{
+    unsigned a, b, c, d;
+
+    if (!__get_cpuid(0, &a, &b, &c, &d))
+        return 0;
+    if (b == 0x756e6547)
+        return 4;
+    return __get_cpuid(0x80000001, &a, &b, &c, &d) && (c >> 22 & 1) ? 0x8000001d : 0;
+}
+
+size_t hapi_cpu_cache_bytes(void)
+{
+    unsigned leaf = cache_leaf(), a, b, c, d, threads = 1;
+    size_t sum = 0;
+
+    for (unsigned i = 0; leaf && i < 16 && __get_cpuid_count(leaf, i, &a, &b, &c, &d) && (a & 31); i++) {
+        unsigned level = a >> 5 & 7, sharing = (a >> 14 & 0xfff) + 1;
+        size_t bytes =
+            ((size_t)(b >> 22) + 1) * ((b >> 12 & 0x3ff) + 1) * ((b & 0xfff) + 1) * ((size_t)c + 1);
+        if (level == 2) {
+            threads = sharing; /* of a core */
+            sum += bytes;
+        } else if (level == 3) {
+            sum += bytes / (sharing > threads ? sharing / threads : 1);
+        }
+    }
+    return sum;
+}

@@ -281,5 +281,7 @@ bool hapi_backend_computes(const char *backend, enum hapi_dtype dtype);
 const char *hapi_cpu_warning(void);
 /* Whether products of int8 are hardware here (AVX-512 VNNI); without it they are slow, and may saturate. */
 bool hapi_cpu_has_int8(void);
+/* L2 of one core and its share of L3, as the CPU (or its hypervisor) says it; 0: not said. */
+size_t hapi_cpu_cache_bytes(void);
 
 #endif
