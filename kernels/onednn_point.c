@@ -114,6 +114,19 @@ static int binary_execute(struct hapi_dnn *b, dnnl_primitive_desc_t pd, const dn
     return hapi_dnn_execute(b, pd, args, 3, err);
 }
 
+/* What of an activation the primitive takes as a post-op, and the rest, behind it: what rounds is made by the
+ * kernel that makes it elsewhere, else a cut before the addition would change bits. */
+static const struct hapi_act *post_part(const struct hapi_dnn *b, const struct hapi_act *act)
+{
+    return hapi_dnn_post_act(b, act) ? act : NULL;
+}
+
+static int rest_part(struct hapi_dnn *b, int rep, const struct hapi_act *act, struct hapi_err *err)
+{
+    bool done = act->kind == HAPI_ACT_NONE || hapi_dnn_post_act(b, act);
+    return done ? HAPI_OK : hapi_dnn_activate(b, rep, rep, act, err);
+}
+
 int hapi_dnn_add(struct hapi_dnn *b, int a_rep, int b_rep, int out_rep, const struct hapi_act *act,
                  struct hapi_err *err)
 {
@@ -126,9 +139,10 @@ int hapi_dnn_add(struct hapi_dnn *b, int a_rep, int b_rep, int out_rep, const st
         if (hapi_dnn_md(&b->g->values[r->value].shape, r->dtype, r->layout, 0, &md[i]))
             return hapi_dnn_fail(b, dnnl_invalid_arguments, "cannot describe a tensor", err);
     }
-    if (binary_pd(b, dnnl_binary_add, md, act, &pd))
+    if (binary_pd(b, dnnl_binary_add, md, post_part(b, act), &pd))
         return hapi_dnn_fail(b, dnnl_unimplemented, "no fast addition", err);
-    return binary_execute(b, pd, md, a_rep, b_rep, out_rep, err);
+    int rc = binary_execute(b, pd, md, a_rep, b_rep, out_rep, err);
+    return rc ? rc : rest_part(b, out_rep, act, err);
 }
 
 /* Descriptor of an operand against an output of rank n, in the rep that it gets: operands of full rank take
@@ -198,7 +212,7 @@ int hapi_dnn_binary(struct hapi_dnn *b, struct hapi_err *err)
     if (!operand_md(b, in[0], n, layout, dtype, &taken[0], &md[0]) &&
         !operand_md(b, in[1], n, layout, dtype, &taken[1], &md[1]) &&
         !hapi_dnn_md(&o->shape, dtype, layout, n, &md[2]))
-        rc = binary_pd(b, alg, md, &s->act, &pd);
+        rc = binary_pd(b, alg, md, post_part(b, &s->act), &pd);
     if (rc)
         return rc;
     for (int i = 0; i < 2; i++) {
@@ -214,7 +228,8 @@ int hapi_dnn_binary(struct hapi_dnn *b, struct hapi_err *err)
         dnnl_primitive_desc_destroy(pd);
         return y;
     }
-    return binary_execute(b, pd, md, rep[0], rep[1], y, err);
+    rc = binary_execute(b, pd, md, rep[0], rep[1], y, err);
+    return rc ? rc : rest_part(b, y, &s->act, err);
 }
 
 /* ------------------------------------------------------------------ moving */

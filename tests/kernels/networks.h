@@ -301,10 +301,27 @@ static inline void net_heads(struct build *b, const char *x, const char *y, bool
     build_node(b, "Transpose", y, split, y);
 }
 
+/* GELU as exporters write it, of constants root2, one and half. */
+static inline void net_gelu(struct build *b, const char *x, const char *y)
+{
+    char name[4][64], list[192];
+    static const char *const op[4] = {"Div", "Erf", "Add", "Mul"};
+    const char *const second[4] = {"root2", NULL, "one", x};
+
+    for (int i = 0; i < 4; i++) {
+        net_text(name[i], sizeof name[i], "%s.%d", y, i);
+        net_text(list, sizeof list, second[i] ? "%s,%s" : "%s", i ? name[i - 1] : x, second[i]);
+        build_node(b, op[i], name[i], list, name[i]);
+    }
+    net_text(list, sizeof list, "%s,half", name[3]);
+    build_node(b, "Mul", y, list, y);
+}
+
 /* A transformer encoder layer over patches: convolution, LayerNormalization, attention, GELU, mean. */
 static inline struct hapi_model *net_transformer(int64_t size)
 {
     struct build b = {0};
+    int64_t tokens = size / 8 * (size / 8);
 
     net_state = 55;
     INPUT(&b, "x", -1, 3, size, size);
@@ -329,8 +346,18 @@ static inline struct hapi_model *net_transformer(int64_t size)
     net_scalar(&b, "four", 4);
     build_node(&b, "MatMul", "scores", "qh,kh", "scores");
     build_node(&b, "Div", "scaled", "scores,four", "scaled");
+    /* As attention in windows has it: a bias for each head, then a mask for each window, here of two heads.
+     */
+    WEIGHTS(&b, "bias", 1, 4, tokens, tokens);
+    WEIGHTS(&b, "mask", 1, 2, 1, tokens, tokens);
+    I64S(&b, "window_shape", -1, 2, 2, tokens, tokens);
+    I64S(&b, "scores_shape", -1, 4, tokens, tokens);
+    build_node(&b, "Add", "biased", "bias,scaled", "biased");
+    build_node(&b, "Reshape", "windows", "biased,window_shape", "windows");
+    build_node(&b, "Add", "masked", "windows,mask", "masked");
+    build_node(&b, "Reshape", "logits", "masked,scores_shape", "logits");
     build_int(&b, "axis", -1);
-    build_node(&b, "Softmax", "attention", "scaled", "attention");
+    build_node(&b, "Softmax", "attention", "logits", "attention");
     build_node(&b, "MatMul", "mixed", "attention,vh", "mixed");
     INTS(&b, "perm", 0, 2, 1, 3);
     build_node(&b, "Transpose", "unheaded", "mixed", "unheaded");
@@ -342,17 +369,15 @@ static inline struct hapi_model *net_transformer(int64_t size)
     net_scalar(&b, "root2", sqrtf(2));
     net_scalar(&b, "one", 1);
     net_scalar(&b, "half", 0.5F);
-    build_node(&b, "Div", "g1", "up,root2", "g1");
-    build_node(&b, "Erf", "g2", "g1", "g2");
-    build_node(&b, "Add", "g3", "g2,one", "g3");
-    build_node(&b, "Mul", "g4", "up,g3", "g4");
-    build_node(&b, "Mul", "gelu", "g4,half", "gelu");
+    net_gelu(&b, "up", "gelu");
     net_linear(&b, "gelu", "down", 256, 64);
     build_node(&b, "Add", "r2", "down,r1", "r2");
     INTS(&b, "axes", 1);
     build_int(&b, "keepdims", 0);
     build_node(&b, "ReduceMean", "pooled", "r2", "pooled");
-    net_gemm(&b, "pooled", "y", 64, 10);
+    net_linear(&b, "pooled", "head", 64, 64); /* no residual: a cut of one tensor before its bias */
+    net_gelu(&b, "head", "head_gelu");
+    net_gemm(&b, "head_gelu", "y", 64, 10);
     OUTPUT(&b, "y");
     return net_finish(&b);
 }
