@@ -38,7 +38,7 @@ static bool *mark_inside(const struct hapi_graph *g, struct hapi_arena *arena, s
     struct hapi_step *steps;
     size_t n = 0;
 
-    if (!inside || hapi_fuse(g, arena, &steps, &n, err))
+    if (!inside || hapi_fuse(g, arena, false, &steps, &n, err))
         return NULL;
     for (size_t i = 0; i < n; i++) {
         int nodes = steps[i].act.kind == HAPI_ACT_SWISH ? 2 : 1; /* GELU is one node here: patterns.c */

@@ -8,6 +8,7 @@ struct fusion {
     int *user;   /* per value: the one node that reads it; -1: none; -2: several, or a graph output too */
     int *uses;   /* per value: by nodes; a graph output counts as very many */
     bool *taken; /* per node: part of a step already */
+    bool masks;
 };
 
 static bool same_shape(const struct hapi_graph *g, int a, int b)
@@ -247,6 +248,71 @@ static void take_pad(struct fusion *f, struct hapi_step *s)
     s->x = f->g->nodes[p].in[0];
 }
 
+/* The mask that an Add of v and a constant is to the rows of its output: from the right, the constant has the
+ * dims of `block`, then ones (`group` has v's), then the dims of `count`, then ones. */
+static bool mask_of(const struct hapi_graph *g, const struct hapi_node *n, int v, struct hapi_mask *m)
+{
+    int other = other_operand(n, v), k;
+    const struct hapi_shape *o = &g->values[n->out[0]].shape,
+                            *c = other >= 0 ? &g->values[other].shape : NULL;
+
+    if (!c || !g->values[other].data || g->values[other].dtype != HAPI_F32 || !same_shape(g, v, n->out[0]) ||
+        o->rank < 2 || c->rank < 1 || c->rank > o->rank || c->dim[c->rank - 1] != o->dim[o->rank - 1])
+        return false;
+    *m = (struct hapi_mask){other, 1, 1, 1};
+    for (k = 2; k <= c->rank && c->dim[c->rank - k] == o->dim[o->rank - k]; k++)
+        m->block *= o->dim[o->rank - k];
+    m->group = m->block;
+    for (; k <= c->rank && c->dim[c->rank - k] == 1; k++)
+        m->group *= o->dim[o->rank - k];
+    for (; k <= c->rank && c->dim[c->rank - k] == o->dim[o->rank - k]; k++)
+        m->count *= o->dim[o->rank - k];
+    while (k <= c->rank && c->dim[c->rank - k] == 1)
+        k++;
+    return k > c->rank && m->block && m->group && m->count;
+}
+
+static bool same_rows(const struct hapi_graph *g, int a, int b)
+{
+    const struct hapi_shape *x = &g->values[a].shape, *y = &g->values[b].shape;
+
+    return x->rank >= 1 && y->rank >= 1 && x->dim[x->rank - 1] == y->dim[y->rank - 1];
+}
+
+/* Add i as the first of the masks of a Softmax, to which only it and reshapes of its rows lead. */
+static bool take_masks(struct fusion *f, struct hapi_step *s, int i)
+{
+    const struct hapi_graph *g = f->g;
+    struct hapi_mask mask[HAPI_MASKS] = {{HAPI_NO_VALUE, 0, 0, 0}, {HAPI_NO_VALUE, 0, 0, 0}};
+    int chain[HAPI_STEP_NODES], n = 0, masks = 0, x = HAPI_NO_VALUE;
+
+    for (int u = i; u >= 0 && n < HAPI_STEP_NODES; u = sole_user(f, g->nodes[u].out[0])) {
+        const struct hapi_node *node = &g->nodes[u];
+        int v = n ? g->nodes[chain[n - 1]].out[0] : HAPI_NO_VALUE;
+        chain[n++] = u;
+        if (node->op == HAPI_OP_Add && masks < HAPI_MASKS) {
+            v = v >= 0 ? v : g->values[node->in[0]].data ? node->in[1] : node->in[0];
+            x = masks ? x : v;
+            if (!mask_of(g, node, v, &mask[masks++]))
+                return false;
+        } else if (node->op == HAPI_OP_Softmax) {
+            int rank = g->values[v].shape.rank;
+            int64_t axis = hapi_node_int(node, "axis", g->opset >= 13 ? -1 : 1);
+            if (axis != -1 && axis != rank - 1)
+                return false;
+            s->node = node;
+            s->x = x;
+            memcpy(s->mask, mask, sizeof mask);
+            for (int k = 1; k < n; k++)
+                take(f, s, chain[k]);
+            return true;
+        } else if (node->op != HAPI_OP_Reshape || node->in[0] != v || !same_rows(g, v, node->out[0])) {
+            return false;
+        }
+    }
+    return false;
+}
+
 static void step_make(struct fusion *f, struct hapi_step *s, int i)
 {
     const struct hapi_node *n = &f->g->nodes[i];
@@ -256,12 +322,15 @@ static void step_make(struct fusion *f, struct hapi_step *s, int i)
                             .x = n->n_in ? n->in[0] : HAPI_NO_VALUE,
                             .bias = HAPI_NO_VALUE,
                             .residual = HAPI_NO_VALUE,
+                            .mask = {{HAPI_NO_VALUE, 0, 0, 0}, {HAPI_NO_VALUE, 0, 0, 0}},
                             .out = n->n_out ? n->out[0] : HAPI_NO_VALUE,
                             .last = i,
                             .nodes = {n},
                             .n_nodes = 1};
     f->taken[i] = true;
     if (s->out < 0 || f->g->values[s->out].dtype != HAPI_F32)
+        return;
+    if (f->masks && n->op == HAPI_OP_Add && take_masks(f, s, i))
         return;
     for (int k = 0; k < n->n_in && !len; k++)
         if (n->in[k] >= 0) {
@@ -322,10 +391,10 @@ static bool fusion_prepare(struct fusion *f, struct hapi_arena *arena)
     return true;
 }
 
-int hapi_fuse(const struct hapi_graph *g, struct hapi_arena *arena, struct hapi_step **steps, size_t *n,
-              struct hapi_err *err)
+int hapi_fuse(const struct hapi_graph *g, struct hapi_arena *arena, bool masks, struct hapi_step **steps,
+              size_t *n, struct hapi_err *err)
 {
-    struct fusion f = {.g = g};
+    struct fusion f = {.g = g, .masks = masks};
     struct hapi_step *list = hapi_arena_array(arena, g->n_nodes + 1, sizeof *list);
     struct hapi_step **at = hapi_arena_array(arena, g->n_nodes + 1, sizeof *at);
     struct hapi_step *ordered = hapi_arena_array(arena, g->n_nodes + 1, sizeof *ordered);

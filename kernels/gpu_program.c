@@ -121,7 +121,7 @@ static int memory_place(struct hapi_gpu_build *b)
 static int compile(struct hapi_gpu_build *b)
 {
     struct hapi_step *steps;
-    int rc = hapi_fuse(b->g, b->p->mem, &steps, &b->n_steps, b->err);
+    int rc = hapi_fuse(b->g, b->p->mem, false, &steps, &b->n_steps, b->err);
 
     b->steps = steps;
     if (!rc)

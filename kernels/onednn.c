@@ -315,7 +315,7 @@ static int dnn_compile(struct hapi_backend **out, const struct hapi_graph *g,
         rc = hapi_err_set(err, HAPI_ENOMEM, 0, "cannot start oneDNN");
         goto fail;
     }
-    rc = hapi_fuse(g, b->mem, &steps, &b->n_steps, err);
+    rc = hapi_fuse(g, b->mem, b->vector, &steps, &b->n_steps, err);
     if (rc)
         goto fail;
     b->steps = steps;

@@ -98,7 +98,7 @@ struct hapi_dnn_op {
     int src, dst;
     /* AFFINE, SOFTMAX, LAYER_NORM: src and dst too; storages of what else is read, -1 for none */
     size_t dst_offset; /* bytes into dst */
-    int scale, shift;  /* SOFTMAX: shift is the bias */
+    int scale, shift;  /* SOFTMAX: the masks */
     union {
         struct hapi_affine affine;
         struct hapi_softmax softmax;

@@ -50,7 +50,7 @@ void hapi_dnn_vector_run(const struct hapi_dnn_op *op, void *dst, const void *sr
         hapi_vector_affine(&a, dst, src);
         break;
     case HAPI_DNN_SOFTMAX:
-        hapi_vector_softmax(&op->vector.softmax, dst, src, shift);
+        hapi_vector_softmax(&op->vector.softmax, dst, src, (const float *const[HAPI_MASKS]){scale, shift});
         break;
     default:
         l = op->vector.layer_norm;
@@ -240,24 +240,35 @@ static int row_edges(struct hapi_dnn *b, int value, int *x, int *y, struct hapi_
 int hapi_dnn_vector_softmax(struct hapi_dnn *b, struct hapi_err *err)
 {
     const struct hapi_node *n = b->step->node;
-    const struct hapi_shape *s = &b->g->values[n->in[0]].shape;
+    const struct hapi_value *v = &b->g->values[b->step->x];
+    const struct hapi_shape *s = &v->shape;
     bool one = b->g->opset >= 13;
-    int axis = hapi_ref_axis(hapi_node_int(n, "axis", one ? -1 : 1), s->rank), x, y;
+    int axis = hapi_ref_axis(hapi_node_int(n, "axis", one ? -1 : 1), b->g->values[n->in[0]].shape.rank), x, y;
+    int mask[HAPI_MASKS] = {-1, -1};
 
-    if (b->g->values[n->in[0]].dtype != HAPI_F32 || axis < 0 || !hapi_ref_count(s) ||
-        (one && axis != s->rank - 1))
+    if (v->dtype != HAPI_F32 || axis < 0 || !hapi_ref_count(s) ||
+        (one && axis != b->g->values[n->in[0]].shape.rank - 1))
         return HAPI_DNN_NONE;
-    int rc = row_edges(b, n->in[0], &x, &y, err);
+    int64_t cols = hapi_ref_span(&b->g->values[n->in[0]].shape, axis, b->g->values[n->in[0]].shape.rank);
+    for (int k = 0; k < HAPI_MASKS; k++) {
+        if (b->step->mask[k].value < 0)
+            continue;
+        int r = hapi_dnn_need(b, b->step->mask[k].value, HAPI_F32, HAPI_LAYOUT_PLAIN, err);
+        if (r < 0)
+            return r;
+        mask[k] = b->reps[r].storage;
+    }
+    int rc = row_edges(b, b->step->x, &x, &y, err);
     if (rc)
         return rc;
-    int64_t cols = hapi_ref_span(s, axis, s->rank);
     enum hapi_dtype dtype = b->reps[x].dtype;
     struct hapi_dnn_op *op =
-        append(b, HAPI_DNN_SOFTMAX, "hapi:softmax", b->reps[x].storage, b->reps[y].storage, -1, -1);
+        append(b, HAPI_DNN_SOFTMAX, "hapi:softmax", b->reps[x].storage, b->reps[y].storage, mask[0], mask[1]);
     if (!op)
         return no_memory(err);
     op->vector.softmax =
-        (struct hapi_softmax){.rows = {hapi_ref_count(s) / cols, cols, cols, cols, dtype, dtype}, .scale = 1};
+        (struct hapi_softmax){.rows = {hapi_ref_count(s) / cols, cols, cols, cols, dtype, dtype}};
+    memcpy(op->vector.softmax.mask, b->step->mask, sizeof b->step->mask);
     return HAPI_OK;
 }
 

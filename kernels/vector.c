@@ -259,31 +259,80 @@ void hapi_vector_affine(const struct hapi_affine *given, void *y, const void *x)
 
 /* ------------------------------------------------------------------ softmax */
 
-INLINE __m512 logit(const struct hapi_softmax *s, const void *x, const void *bias, int64_t c,
-                    enum hapi_dtype src, __mmask16 m)
-{
-    __m512 v = _mm512_mul_ps(load(x, c, src, m), set(s->scale));
+/* One row with what is added to it. */
+struct logits {
+    const void *x;
+    const float *mask[HAPI_MASKS];
+    enum hapi_dtype dtype;
+};
 
-    return bias ? _mm512_add_ps(v, load(bias, c, src, m)) : v;
+INLINE __m512 logit(const struct logits *l, int64_t c, __mmask16 m)
+{
+    __m512 v = load(l->x, c, l->dtype, m);
+
+    for (int k = 0; k < HAPI_MASKS; k++)
+        if (l->mask[k])
+            v = _mm512_add_ps(v, load(l->mask[k], c, HAPI_F32, m));
+    return v;
 }
 
-/* Rows of up to `KEEP` columns stay in the stack's cache lines between the passes, others are made again. */
-enum { KEEP = 1024 };
+INLINE struct logits logits_of(const struct hapi_softmax *s, const void *x, const float *const *masks,
+                               int64_t r, enum hapi_dtype src)
+{
+    struct logits l = {row(x, r, s->rows.from, src), {NULL}, src};
 
-INLINE float softmax_top(const struct hapi_softmax *s, const void *x, const void *bias, float *kept,
-                         enum hapi_dtype src)
+    for (int k = 0; k < HAPI_MASKS && masks; k++) {
+        const struct hapi_mask *m = &s->mask[k];
+        if (masks[k])
+            l.mask[k] = masks[k] + (r / m->group % m->count * m->block + r % m->block) * s->rows.cols;
+    }
+    return l;
+}
+
+/* Rows of up to SHORT columns stay in registers between the passes, of up to KEEP in the stack's cache lines,
+ * others are made again. */
+enum { SHORT = 64, KEEP = 1024 };
+
+/* e^(v - top), for bf16 as coarsely as that holds. */
+INLINE __m512 softmax_exp(__m512 v, __m512 top, enum hapi_dtype dst)
+{
+    v = _mm512_sub_ps(v, top);
+    return dst == HAPI_BF16 ? exp2_coarse(_mm512_mul_ps(v, set(1.44269504F))) : exp_of(v);
+}
+
+/* A row of 16 (n - 1) + 1 to 16 n columns stays in registers; n is constant, and m the mask of the last 16.
+ */
+INLINE void softmax_short(void *y, const struct logits *l, int n, __mmask16 m, enum hapi_dtype dst)
+{
+    __m512 v[SHORT / 16], top = set(-3e38F), sum = _mm512_setzero_ps();
+
+    for (int k = 0; k < n; k++) {
+        v[k] = logit(l, 16 * k, k < n - 1 ? WHOLE : m);
+        top = k < n - 1 ? _mm512_max_ps(top, v[k]) : _mm512_mask_max_ps(top, m, top, v[k]);
+    }
+    top = set(_mm512_reduce_max_ps(top));
+    for (int k = 0; k < n; k++) {
+        v[k] = softmax_exp(v[k], top, dst);
+        sum = k < n - 1 ? _mm512_add_ps(sum, v[k]) : _mm512_mask_add_ps(sum, m, sum, v[k]);
+    }
+    __m512 by = set(1 / _mm512_reduce_add_ps(sum));
+    for (int k = 0; k < n; k++)
+        store(y, 16 * k, dst, k < n - 1 ? WHOLE : m, _mm512_mul_ps(v[k], by));
+}
+
+INLINE float softmax_top(const struct logits *l, int64_t n, float *kept)
 {
     __m512 top = set(-3e38F), v;
-    int64_t n = s->rows.cols, c;
+    int64_t c;
 
     for (c = 0; c + 16 <= n; c += 16) {
-        v = logit(s, x, bias, c, src, WHOLE);
+        v = logit(l, c, WHOLE);
         if (n <= KEEP)
             _mm512_store_ps(kept + c, v);
         top = _mm512_max_ps(top, v);
     }
     if (c < n) {
-        v = logit(s, x, bias, c, src, tail(n - c));
+        v = logit(l, c, tail(n - c));
         if (n <= KEEP)
             _mm512_store_ps(kept + c, v);
         top = _mm512_mask_max_ps(top, tail(n - c), top, v);
@@ -291,58 +340,83 @@ INLINE float softmax_top(const struct hapi_softmax *s, const void *x, const void
     return _mm512_reduce_max_ps(top);
 }
 
-INLINE __m512 softmax_exp(const struct hapi_softmax *s, const void *x, const void *bias, float *kept,
-                          enum hapi_dtype src, int64_t c, __m512 top, __mmask16 m)
+INLINE __m512 softmax_next(const struct logits *l, int64_t n, float *kept, int64_t c, __m512 top, __mmask16 m,
+                           enum hapi_dtype dst)
 {
-    bool keeps = s->rows.cols <= KEEP;
-    __m512 v = keeps ? _mm512_load_ps(kept + c) : logit(s, x, bias, c, src, m);
+    __m512 v = softmax_exp(n <= KEEP ? _mm512_load_ps(kept + c) : logit(l, c, m), top, dst);
 
-    v = exp_of(_mm512_sub_ps(v, top));
-    if (keeps)
+    if (n <= KEEP)
         _mm512_store_ps(kept + c, v);
     return v;
 }
 
-INLINE void softmax(const struct hapi_softmax *s, void *out, const void *in, const void *biases,
-                    enum hapi_dtype src, enum hapi_dtype dst)
+INLINE void softmax_long(void *y, const struct logits *l, int64_t n, enum hapi_dtype dst)
 {
-    const struct hapi_rows *rows = &s->rows;
-    int64_t n = rows->cols, c;
     _Alignas(64) float kept[KEEP];
+    __m512 top = set(softmax_top(l, n, kept)), sum = _mm512_setzero_ps();
+    int64_t c;
 
-    for (int64_t r = 0; r < rows->rows; r++) {
-        const void *x = row(in, r, rows->from, src),
-                   *bias = biases ? row(biases, r % s->bias_rows, n, src) : NULL;
-        void *y = row(out, r, rows->to, dst);
-        __m512 top = set(softmax_top(s, x, bias, kept, src)), sum = _mm512_setzero_ps();
-        for (c = 0; c + 16 <= n; c += 16)
-            sum = _mm512_add_ps(sum, softmax_exp(s, x, bias, kept, src, c, top, WHOLE));
-        if (c < n)
-            sum = _mm512_mask_add_ps(sum, tail(n - c), sum,
-                                     softmax_exp(s, x, bias, kept, src, c, top, tail(n - c)));
-        __m512 by = set(1 / _mm512_reduce_add_ps(sum)), v;
-        for (c = 0; c + 16 <= n; c += 16) {
-            v = n <= KEEP ? _mm512_load_ps(kept + c) : softmax_exp(s, x, bias, kept, src, c, top, WHOLE);
-            store(y, c, dst, WHOLE, _mm512_mul_ps(v, by));
-        }
-        if (c < n) {
-            v = n <= KEEP ? _mm512_load_ps(kept + c)
-                          : softmax_exp(s, x, bias, kept, src, c, top, tail(n - c));
-            store(y, c, dst, tail(n - c), _mm512_mul_ps(v, by));
-        }
+    for (c = 0; c + 16 <= n; c += 16)
+        sum = _mm512_add_ps(sum, softmax_next(l, n, kept, c, top, WHOLE, dst));
+    if (c < n)
+        sum = _mm512_mask_add_ps(sum, tail(n - c), sum, softmax_next(l, n, kept, c, top, tail(n - c), dst));
+    __m512 by = set(1 / _mm512_reduce_add_ps(sum)), v;
+    for (c = 0; c + 16 <= n; c += 16) {
+        v = n <= KEEP ? _mm512_load_ps(kept + c) : softmax_next(l, n, kept, c, top, WHOLE, dst);
+        store(y, c, dst, WHOLE, _mm512_mul_ps(v, by));
+    }
+    if (c < n) {
+        v = n <= KEEP ? _mm512_load_ps(kept + c) : softmax_next(l, n, kept, c, top, tail(n - c), dst);
+        store(y, c, dst, tail(n - c), _mm512_mul_ps(v, by));
     }
 }
 
-void hapi_vector_softmax(const struct hapi_softmax *s, void *y, const void *x, const void *bias)
+/* n: as of softmax_short(); 0: any width. */
+INLINE void softmax_rows(const struct hapi_softmax *s, void *y, const void *x, const float *const *masks,
+                         int n, enum hapi_dtype src, enum hapi_dtype dst)
+{
+    const struct hapi_rows *rows = &s->rows;
+
+    for (int64_t r = 0; r < rows->rows; r++) {
+        const struct logits l = logits_of(s, x, masks, r, src);
+        if (n)
+            softmax_short(row(y, r, rows->to, dst), &l, n, tail(rows->cols - 16 * (n - 1)), dst);
+        else
+            softmax_long(row(y, r, rows->to, dst), &l, rows->cols, dst);
+    }
+}
+
+INLINE void softmax(const struct hapi_softmax *s, void *y, const void *x, const float *const *masks,
+                    enum hapi_dtype src, enum hapi_dtype dst)
+{
+    switch (s->rows.cols <= SHORT ? (s->rows.cols + 15) / 16 : 0) {
+    case 1:
+        softmax_rows(s, y, x, masks, 1, src, dst);
+        break;
+    case 2:
+        softmax_rows(s, y, x, masks, 2, src, dst);
+        break;
+    case 3:
+        softmax_rows(s, y, x, masks, 3, src, dst);
+        break;
+    case 4:
+        softmax_rows(s, y, x, masks, 4, src, dst);
+        break;
+    default:
+        softmax_rows(s, y, x, masks, 0, src, dst);
+    }
+}
+
+void hapi_vector_softmax(const struct hapi_softmax *s, void *y, const void *x, const float *const *masks)
 {
     if (s->rows.src == HAPI_F32 && s->rows.dst == HAPI_F32)
-        softmax(s, y, x, bias, HAPI_F32, HAPI_F32);
+        softmax(s, y, x, masks, HAPI_F32, HAPI_F32);
     else if (s->rows.src == HAPI_F32)
-        softmax(s, y, x, bias, HAPI_F32, HAPI_BF16);
+        softmax(s, y, x, masks, HAPI_F32, HAPI_BF16);
     else if (s->rows.dst == HAPI_F32)
-        softmax(s, y, x, bias, HAPI_BF16, HAPI_F32);
+        softmax(s, y, x, masks, HAPI_BF16, HAPI_F32);
     else
-        softmax(s, y, x, bias, HAPI_BF16, HAPI_BF16);
+        softmax(s, y, x, masks, HAPI_BF16, HAPI_BF16);
 }
 
 /* ------------------------------------------------------------------ layer normalisation */

@@ -42,13 +42,14 @@ struct hapi_affine {
 };
 void hapi_vector_affine(const struct hapi_affine *a, void *y, const void *x);
 
-/* y[r] = softmax(x[r] * scale + bias[r % bias_rows]); bias (dense rows of cols, dtype of x) may be NULL. */
+/* y[r] = softmax(x[r] + masks[0][m(r, 0)] + masks[1][m(r, 1)]), added in this order in f32;
+ * m(r, k) = r / mask[k].group % mask[k].count * mask[k].block + r % mask[k].block. masks: dense f32 rows of
+ * cols, or NULL. To bf16: the exponential is within 8e-5, relative. */
 struct hapi_softmax {
     struct hapi_rows rows;
-    float scale;
-    int64_t bias_rows;
+    struct hapi_mask mask[HAPI_MASKS];
 };
-void hapi_vector_softmax(const struct hapi_softmax *s, void *y, const void *x, const void *bias);
+void hapi_vector_softmax(const struct hapi_softmax *s, void *y, const void *x, const float *const *masks);
 
 /* y[r][c] = (x[r][c] - mean(x[r])) / sqrt(var(x[r]) + epsilon) * scale[c] + shift[c]; scale and shift may be
  * NULL. */

@@ -192,22 +192,28 @@ static void relu__of_negatives__is_plus_zero(void)
         CHECKF(out[i] == 0 && !signbit(out[i]), "element %d is %g", i, (double)out[i]);
 }
 
-static void softmax_case(int pair, int64_t cols, float by, bool biased)
+/* masks: bit k for mask k. */
+static void softmax_case(int pair, int64_t cols, int masks)
 {
+    static const struct hapi_mask where[HAPI_MASKS] = {{0, 2, 2, 1}, {0, 1, 2, 2}};
     enum hapi_dtype src = pairs[pair].src, dst = pairs[pair].dst;
-    struct hapi_softmax s = {.rows = {ROWS, cols, cols + 1, cols, src, dst}, .scale = by, .bias_rows = 2};
+    struct hapi_softmax s = {.rows = {ROWS, cols, cols + 1, cols, src, dst}};
+    const float *mask[HAPI_MASKS] = {masks & 1 ? scale_value : NULL,
+                                     masks & 2 ? scale_value + 2 * cols : NULL};
     int bad = 0;
 
+    memcpy(s.mask, where, sizeof where);
     fill(x, value, ROWS * (cols + 1), src, -20, 20);
-    fill(scale, scale_value, 2 * cols, src, -3, 3);
-    hapi_vector_softmax(&s, y, x, biased ? scale : NULL);
+    fill(scale, scale_value, 4 * cols, HAPI_F32, -3, 3);
+    hapi_vector_softmax(&s, y, x, mask);
     hapi_convert(out_value, HAPI_F32, y, dst, (size_t)(ROWS * cols));
     for (int64_t r = 0; r < ROWS; r++) {
         double top = -1e300, sum = 0;
         for (int pass = 0; pass < 3; pass++)
             for (int64_t c = 0; c < cols; c++) {
-                double v = (double)value[r * (cols + 1) + c] * (double)by +
-                           (biased ? (double)scale_value[r % 2 * cols + c] : 0);
+                double v = (double)value[r * (cols + 1) + c];
+                v += mask[0] ? (double)mask[0][r % 2 * cols + c] : 0;
+                v += mask[1] ? (double)mask[1][r / 2 % 2 * cols + c] : 0;
                 if (pass == 0)
                     top = fmax(top, v);
                 else if (pass == 1)
@@ -216,23 +222,22 @@ static void softmax_case(int pair, int64_t cols, float by, bool biased)
                     bad += !close_to((double)out_value[r * cols + c], exp(v - top) / sum, dst, 1e-6);
             }
     }
-    CHECKF(!bad, "softmax, %s to %s, %lld columns: %d wrong", hapi_dtype_name(src), hapi_dtype_name(dst),
-           (long long)cols, bad);
+    CHECKF(!bad, "softmax, %s to %s, %lld columns, masks %d: %d wrong", hapi_dtype_name(src),
+           hapi_dtype_name(dst), (long long)cols, masks, bad);
 }
 
 static void softmax__every_shape__is_the_formula(void)
 {
     for (int pair = 0; pair < 4; pair++)
-        for (int w = 0; w < WIDTHS && usable(pair); w++) {
-            softmax_case(pair, widths[w], 1, false);
-            softmax_case(pair, widths[w], 0.125F, true);
-        }
+        for (int w = 0; w < WIDTHS && usable(pair); w++)
+            for (int masks = 0; masks < 4; masks++)
+                softmax_case(pair, widths[w], masks);
 }
 
 static void softmax__masked_by_infinity__gives_zero_there(void)
 {
     float in[20], made[20];
-    struct hapi_softmax s = {.rows = {1, 20, 20, 20, HAPI_F32, HAPI_F32}, .scale = 1};
+    struct hapi_softmax s = {.rows = {1, 20, 20, 20, HAPI_F32, HAPI_F32}};
 
     for (int i = 0; i < 20; i++)
         in[i] = i % 2 ? -INFINITY : 1;
@@ -299,7 +304,7 @@ static void rows__alone_or_among_others__same_bits(void)
             float *p = k ? one : many;
             rows.rows = k ? 1 : ROWS;
             if (f == 0)
-                hapi_vector_softmax(&(struct hapi_softmax){.rows = rows, .scale = 1}, p, p, NULL);
+                hapi_vector_softmax(&(struct hapi_softmax){.rows = rows}, p, p, NULL);
             else if (f == 1)
                 hapi_vector_layer_norm(&(struct hapi_layer_norm){.rows = rows, .epsilon = 1e-5F}, p, p);
             else
