@@ -363,6 +363,39 @@ static int cudnn_ready(struct hapi_err *err)
     return rc;
 }
 
+static int cudnn_pin(void *p, size_t bytes, struct hapi_err *err)
+{
+    struct hapi_cuda_device *d;
+    CUresult r;
+    int rc = hapi_cuda_device_get(&d, err);
+
+    if (rc)
+        return rc;
+    rc = hapi_cuda_enter(d, err);
+    if (!rc) {
+        r = d->cu->MemHostRegister(p, bytes, CU_MEMHOSTREGISTER_PORTABLE);
+        rc = r ? hapi_cuda_fail(d->cu, r, "pinning memory for the GPU", err) : HAPI_OK;
+        hapi_cuda_leave(d);
+    }
+    if (rc)
+        hapi_cuda_device_put(d);
+    return rc; /* else the device is held */
+}
+
+static void cudnn_unpin(void *p)
+{
+    struct hapi_cuda_device *d;
+
+    if (hapi_cuda_device_get(&d, NULL))
+        return;
+    if (!hapi_cuda_enter(d, NULL)) {
+        (void)d->cu->MemHostUnregister(p);
+        hapi_cuda_leave(d);
+    }
+    hapi_cuda_device_put(d);
+    hapi_cuda_device_put(d); /* that of cudnn_pin() */
+}
+
 const struct hapi_backend_ops hapi_backend_cudnn = {
     .name = "cudnn",
     .copies = true,
@@ -373,4 +406,6 @@ const struct hapi_backend_ops hapi_backend_cudnn = {
     .weights_free = hapi_cudnn_weights_free,
     .numeric_class = cudnn_class,
     .ready = cudnn_ready,
+    .pin = cudnn_pin,
+    .unpin = cudnn_unpin,
 };

@@ -31,6 +31,8 @@
     X(CtxPopCurrent, "cuCtxPopCurrent_v2", (CUcontext * c))                                                  \
     X(MemAlloc, "cuMemAlloc_v2", (CUdeviceptr * p, size_t bytes))                                            \
     X(MemFree, "cuMemFree_v2", (CUdeviceptr p))                                                              \
+    X(MemHostRegister, "cuMemHostRegister_v2", (void *p, size_t bytes, unsigned flags))                      \
+    X(MemHostUnregister, "cuMemHostUnregister", (void *p))                                                   \
     X(MemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2", (CUdeviceptr to, const void *from, size_t bytes, CUstream s)) \
     X(MemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2", (void *to, CUdeviceptr from, size_t bytes, CUstream s))       \
     X(StreamCreate, "cuStreamCreate", (CUstream * s, unsigned flags))                                        \

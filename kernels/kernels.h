@@ -272,6 +272,11 @@ const char *hapi_backend_choose(const char *name, struct hapi_err *why);
 bool hapi_cpu_has_bf16(bool *amx);
 /* Whether its plans take images as bytes and give the wire's dtypes (struct hapi_plan_spec: image, wire). */
 bool hapi_backend_converts(const char *name);
+/* Host memory that plans will read and write: a GPU copies from and to pinned memory while it computes, from
+ * other memory it waits. Nothing to do for a CPU. The device stays open until _unpin, which comes before the
+ * memory goes. Errors: HAPI_ENOMEM, HAPI_ESYS; plans run all the same. */
+int hapi_backend_pin(const char *name, void *p, size_t bytes, struct hapi_err *err);
+void hapi_backend_unpin(const char *name, void *p);
 /* Whether it can run here: HAPI_EINVAL (there is none of this name), HAPI_EUNSUPPORTED with the reason. */
 int hapi_backend_ready(const char *name, struct hapi_err *err);
 /* Whether the back end computes in dtype here, in hardware. */

@@ -38,8 +38,11 @@ struct hapi_backend_ops {
     void (*free)(struct hapi_backend *b);
     void (*weights_free)(void *weights);
     const char *(*numeric_class)(void); /* NULL: not ready */
-    /* Optional: whether it can run here. HAPI_EUNSUPPORTED with the reason. */
-    int (*ready)(struct hapi_err *err);
+    /* Optional: whether it can run here. HAPI_EUNSUPPORTED with the reason. */ int (*ready)(
+        struct hapi_err *err);
+    /* Optional: as hapi_backend_pin() and hapi_backend_unpin(). */
+    int (*pin)(void *p, size_t bytes, struct hapi_err *err);
+    void (*unpin)(void *p);
 };
 
 /* First member of every instance. */

@@ -84,6 +84,21 @@ int hapi_backend_ready(const char *name, struct hapi_err *err)
     return ops->ready ? ops->ready(err) : HAPI_OK;
 }
 
+int hapi_backend_pin(const char *name, void *p, size_t bytes, struct hapi_err *err)
+{
+    const struct hapi_backend_ops *ops = backend_find(name);
+
+    return ops && ops->pin ? ops->pin(p, bytes, err) : HAPI_OK;
+}
+
+void hapi_backend_unpin(const char *name, void *p)
+{
+    const struct hapi_backend_ops *ops = backend_find(name);
+
+    if (ops && ops->unpin)
+        ops->unpin(p);
+}
+
 bool hapi_backend_converts(const char *name)
 {
     const struct hapi_backend_ops *ops = backend_find(name);

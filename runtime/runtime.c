@@ -61,6 +61,17 @@ static int slab_register(struct hapi_rt *rt, struct hapi_err *err)
     return 0;
 }
 
+/* A GPU writes activations to where they are sent from. Without it they arrive all the same, later. */
+static void slab_pin(struct hapi_rt *rt)
+{
+    struct hapi_err err = {0};
+    char quoted[HAPI_ERR_TEXT];
+
+    rt->pinned = !hapi_backend_pin(rt->cfg.backend, rt->slab.base, rt->slab.size, &err);
+    if (!rt->pinned)
+        hapi_log(HAPI_LOG_WARN, "slab not pinned", "why=%s", hapi_log_quote(quoted, sizeof quoted, err.text));
+}
+
 static int memory_open(struct hapi_rt *rt, struct hapi_err *err)
 {
     const struct hapi_config *c = &rt->cfg;
@@ -73,6 +84,8 @@ static int memory_open(struct hapi_rt *rt, struct hapi_err *err)
                             hapi_batches_bytes(c->batches, c->micro_batch, c->read_area, c->send_area), err);
     if (!rc) /* before the ring: of too little locked memory RDMA needs it more */
         rc = hapi_fabrics_open(rt, err);
+    if (!rc)
+        slab_pin(rt);
     if (!rc)
         rc = slab_register(rt, err);
     if (!rc)
@@ -254,6 +267,8 @@ void hapi_rt_close(struct hapi_rt *rt)
     hapi_store_close(rt->store);
     hapi_batches_close(rt);
     hapi_loop_close(rt->loop);
+    if (rt->pinned)
+        hapi_backend_unpin(rt->cfg.backend, rt->slab.base);
     hapi_slab_fini(&rt->slab);
     hapi_keys_free(rt->keys);
     hapi_topology_close(rt->topology);

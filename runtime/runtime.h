@@ -97,6 +97,7 @@ struct hapi_rt {
     struct hapi_topology *topology;
     struct hapi_store *store;
     struct hapi_slab slab;
+    bool pinned; /* the slab, for the back end's device */
     struct hapi_offer offers[HAPI_TRANSPORTS];
     struct hapi_keys *keys;
     struct hapi_control_listener *control;

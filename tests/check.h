@@ -16,6 +16,16 @@
 #define CHECK_SLOWDOWN 1
 #endif
 
+/* Whether a sanitizer watches: whole networks by plain loops would take minutes. */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define CHECK_SANITIZED 1
+#endif
+#endif
+#ifndef CHECK_SANITIZED
+#define CHECK_SANITIZED 0
+#endif
+
 static int check_failed, check_cases;
 static const char *check_case = "";
 

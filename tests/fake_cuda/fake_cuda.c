@@ -248,6 +248,26 @@ CUresult cuMemFree(CUdeviceptr p)
     return CUDA_SUCCESS;
 }
 
+CUresult cuMemHostRegister(void *p, size_t bytes, unsigned flags)
+{
+    CUresult r = begin();
+
+    (void)flags;
+    if (!p || !bytes)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (!r)
+        fake_cuda_made(1);
+    return r;
+}
+
+CUresult cuMemHostUnregister(void *p)
+{
+    if (!p || !current)
+        fake_cuda_wrong("memory unpinned that is none, or without a context");
+    fake_cuda_made(-1);
+    return CUDA_SUCCESS;
+}
+
 static CUresult copy(void *to, const void *from, size_t bytes, const void *on_device, CUstream s)
 {
     CUresult r = begin();

@@ -169,6 +169,24 @@ static void plan__of_bytes_to_the_wire__has_such_edges(void)
     rules_kept(0);
 }
 
+static void memory__pinned_and_unpinned__holds_the_device_meanwhile(void)
+{
+    static char slab[4096];
+
+    REQUIRE(!hapi_backend_pin("cudnn", slab, sizeof slab, &err));
+    CHECK(report().live > 1); /* the memory, and the device */
+    hapi_backend_unpin("cudnn", slab);
+    rules_kept(0);
+    fail_at(10, CUDA_ERROR_OUT_OF_MEMORY);
+    for (int i = 0; i < 12; i++) /* somewhere on the way in; then none fails */
+        if (!hapi_backend_pin("cudnn", slab, sizeof slab, &err))
+            hapi_backend_unpin("cudnn", slab);
+    fail_at(0, 0);
+    rules_kept(0);
+    CHECK(!hapi_backend_pin("onednn", slab, sizeof slab, &err)); /* nothing to do */
+    hapi_backend_unpin("onednn", slab);
+}
+
 static void plan__in_int8__is_refused(void)
 {
     struct hapi_model *m = model();
@@ -198,6 +216,7 @@ int main(void)
     CASE(plan__memory__is_known_before);
     CASE(plan__any_call_fails__is_an_error_and_leaves_nothing);
     CASE(plan__of_bytes_to_the_wire__has_such_edges);
+    CASE(memory__pinned_and_unpinned__holds_the_device_meanwhile);
     CASE(plan__in_int8__is_refused);
     return check_done();
 }
