@@ -25,7 +25,10 @@ FOLDERS = ("node", "pytorch-converted", "pytorch-operator")
 # Cases that pass on each back end, of each folder; a lower count means that something that worked no longer does.
 FLOOR = {"node": 641, "pytorch-converted": 82, "pytorch-operator": 35}
 # What HAPI states that it does not do; any other refusal is a failure.
-REFUSALS = {"gpu": re.compile(r"on a GPU: |edge of a GPU's plan|no kernel for node|no engine of"), "training": re.compile(r"\((BatchNormalization|Dropout)\): .*(training|output 1 is used)")}
+REFUSALS = {
+    "gpu": re.compile(r"on a GPU: |edge of a GPU's plan|no kernel for node|no engine of"),
+    "training": re.compile(r"\((BatchNormalization|Dropout)\): .*(training|output 1 is used)"),
+}
 
 
 def ops_known():
@@ -156,7 +159,8 @@ def main():
     for backend in args.backend or ["ref", "onednn"]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             done = pool.map(lambda c: (c[0], run_case(args.hapi, backend, c[1])), todo)
-            passed, failed, reasons = report(backend, list(done), skipped, args.verbose)        fewer = [] if args.only or backend == "cudnn" else [f for f in FOLDERS if passed[f] < FLOOR[f]]
+            passed, failed, reasons = report(backend, list(done), skipped, args.verbose)
+        fewer = [] if args.only or backend == "cudnn" else [f for f in FOLDERS if passed[f] < FLOOR[f]]
         if failed or fewer:
             status = 1
         for folder in fewer:
