@@ -19,7 +19,13 @@ void cmd_batch_note(const char *cmd, struct hapi_model *m)
         fprintf(stderr,
                 "hapi %s: note: the model's batch of %" PRId64 " is fixed; it is re-bound to any number\n",
                 cmd, fixed);
-    else if (batch == HAPI_MODEL_BATCH_ONE && fixed == 1)
+    else if (batch == HAPI_MODEL_BATCH_PADDED)
+        fprintf(stderr,
+                "hapi %s: note: the model's batch of %" PRId64
+                " is fixed and cannot be re-bound: samples run "
+                "%" PRId64 " at a time, the last ones with copies to fill up\n",
+                cmd, fixed, fixed);
+    else if (batch == HAPI_MODEL_BATCH_ONE)
         fprintf(stderr,
                 "hapi %s: note: the model's batch of 1 is fixed and cannot be re-bound: samples run one at a "
                 "time\n",

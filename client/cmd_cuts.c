@@ -11,20 +11,21 @@
 
 static void help(void)
 {
-    fputs("usage: hapi cuts MODEL.onnx [--all [--max-tensors N]] [--json]\n\n"
-          "Lists where a network can be split: the tensors that would travel, their bytes for one image,\n"
-          "and the work and the parameters before them. FLOPs are two for each multiply-add of Conv, Gemm\n"
-          "and MatMul. Without --all, those where a single tensor travels.\n\n"
-          "  --all    also where several do (inside of residual and dense blocks): for each node, what is "
-          "alive\n"
-          "           after it; at most 16384 cuts\n"
-          "  --max-tensors N   of --all: cuts of at most N tensors (1..64, default 64)\n"
-          "  --json   {\"model\", \"batch\": free|rebound|one, \"cuts\": [{\"index\", \"name\", \"id\", "
-          "\"tensors\": [{\"name\", "
-          "\"dtype\", \"shape\",\n"
-          "           \"bytes\"}], \"bytes_f32\", \"flops\", \"params\"}]}\n"
-          "  --help\n",
-          stdout);
+    fputs(
+        "usage: hapi cuts MODEL.onnx [--all [--max-tensors N]] [--json]\n\n"
+        "Lists where a network can be split: the tensors that would travel, their bytes for one image,\n"
+        "and the work and the parameters before them. FLOPs are two for each multiply-add of Conv, Gemm\n"
+        "and MatMul. Without --all, those where a single tensor travels.\n\n"
+        "  --all    also where several do (inside of residual and dense blocks): for each node, what is "
+        "alive\n"
+        "           after it; at most 16384 cuts\n"
+        "  --max-tensors N   of --all: cuts of at most N tensors (1..64, default 64)\n"
+        "  --json   {\"model\", \"batch\": free|rebound|one|padded, \"cuts\": [{\"index\", \"name\", \"id\", "
+        "\"tensors\": [{\"name\", "
+        "\"dtype\", \"shape\",\n"
+        "           \"bytes\"}], \"bytes_f32\", \"flops\", \"params\"}]}\n"
+        "  --help\n",
+        stdout);
 }
 
 /* JSON numbers are doubles: exact to 2^53, which no count here comes near. */
@@ -79,7 +80,8 @@ static int print_json(const char *model, struct hapi_model *m, const struct hapi
 {
     static const char *const batch[] = {[HAPI_MODEL_BATCH_FREE] = "free",
                                         [HAPI_MODEL_BATCH_REBOUND] = "rebound",
-                                        [HAPI_MODEL_BATCH_ONE] = "one"};
+                                        [HAPI_MODEL_BATCH_ONE] = "one",
+                                        [HAPI_MODEL_BATCH_PADDED] = "padded"};
     cJSON *root = cJSON_CreateObject(), *list = root ? cJSON_AddArrayToObject(root, "cuts") : NULL;
     bool ok = list && cJSON_AddStringToObject(root, "model", model) &&
               cJSON_AddStringToObject(root, "batch", batch[hapi_model_batch(m, NULL)]);

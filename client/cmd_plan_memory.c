@@ -157,6 +157,8 @@ static int run(struct job *j)
         hapi_err_context(&err, "%s", j->model);
         rc = cmd_fail("plan-memory", &err);
     } else {
+        if (!j->json)
+            cmd_batch_note("plan-memory", m);
         rc = j->json ? print_json(j, cut->id) : print_table(j, cut->id);
     }
     hapi_model_close(m);

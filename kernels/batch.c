@@ -3,12 +3,14 @@
  * proven: when every value that depends on the inputs grows with it in dim 0 and nowhere else, and no node
  * works along dim 0, then each sample is computed by itself, and in the same way whatever the number. Where
  * that cannot be shown (a transformer that moves the batch about, with Reshape constants that hold it), a
- * model for one sample runs one sample at a time, which is what it says; one for more is refused.
+ * model for B samples runs B samples at a time, which is what it says; plan.c fills the last B up.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "model.h"
+
+enum { GROUP_MAX = 4096 };
 
 static const struct hapi_plan_spec at_one = {.batch = 1}, at_three = {.batch = 3};
 
@@ -93,17 +95,77 @@ static int64_t fixed_batch(const struct hapi_onnx *o)
     return n;
 }
 
-static int refuse(struct hapi_model_cache *c)
+/* What a model that runs in groups cannot be: the bound is against files that name absurd numbers. */
+static int group_check(const struct hapi_onnx *o, int64_t group, struct hapi_err *err)
 {
-    const char *text = c->flags_rc ? c->flags_err.text : "samples may not be independent of each other";
-    struct hapi_err e = {0};
-    int rc = hapi_err_set(
-        &e, HAPI_EUNSUPPORTED, 0,
-        "the model is for %lld samples at a time, and no other number is possible: %.300s; export it "
-        "for one, or with a dynamic batch",
-        (long long)c->fixed, text);
+    for (size_t i = 0; i < o->n_inputs; i++)
+        if (o->inputs[i].dim[0] != group)
+            return hapi_err_set(
+                err, HAPI_EUNSUPPORTED, 0,
+                "the model's inputs are of %lld and of %lld samples: export it with one batch",
+                (long long)group, (long long)o->inputs[i].dim[0]);
+    return group > GROUP_MAX
+               ? hapi_err_set(err, HAPI_ETOOBIG, 0,
+                              "the model is for %lld samples at a time, and no other number is possible (at "
+                              "most %d are): export it for fewer, or with a dynamic batch",
+                              (long long)group, GROUP_MAX)
+               : HAPI_OK;
+}
 
-    c->flags_err = e;
+/* Whether the output k of n holds one sample after the other, given which of the values before do. A moved
+ * batch is lost and found again where a residual that was not moved is added. */
+static bool samples_in_order(const struct hapi_graph *g, const struct hapi_node *n, int k,
+                             const bool *ordered)
+{
+    const struct hapi_shape *out = &g->values[n->out[k]].shape;
+    int64_t perm[HAPI_MAX_RANK] = {HAPI_MAX_RANK};
+
+    switch (n->op) {
+    case HAPI_OP_Reshape:
+    case HAPI_OP_Flatten:
+    case HAPI_OP_Squeeze:
+    case HAPI_OP_Unsqueeze:
+        return ordered[n->in[0]];
+    case HAPI_OP_Transpose:
+        return hapi_node_ints(n, "perm", perm, HAPI_MAX_RANK) && perm[0] == 0 && ordered[n->in[0]];
+    case HAPI_OP_Gather:
+        return ordered[n->in[hapi_node_int(n, "axis", 0) ? 0 : 1]];
+    default:
+        break;
+    }
+    for (int i = 0; i < n->n_in && n->op != HAPI_OP_GatherND; i++) {
+        const struct hapi_shape *in = n->in[i] < 0 ? NULL : &g->values[n->in[i]].shape;
+        bool lost = in && out->rank < in->rank && in->rank > 1 && in->dim[1] == in->dim[0]; /* which is it? */
+        if (in && ordered[n->in[i]] && out->rank > 0 && out->dim[0] == in->dim[0] && !lost)
+            return true;
+    }
+    return false;
+}
+
+/* Bound at its own number, shapes do not show what the batch is: it is followed from the inputs on. Dim 0 of
+ * an output is what the file says it is. */
+static int group_flags(struct hapi_model *m, int64_t group, bool *batch_first, struct hapi_err *err)
+{
+    struct hapi_plan_spec spec = {.batch = group};
+    struct hapi_binding b = {.g = NULL};
+    int rc = group_check(&m->onnx, group, err);
+    bool *ordered = NULL;
+
+    rc = rc ? rc : shapes_at(m, &spec, &b, err);
+    if (!rc && !(ordered = hapi_arena_array(b.g->arena, b.g->n_values, sizeof *ordered)))
+        rc = hapi_err_set(err, HAPI_ENOMEM, 0, "out of memory");
+    for (size_t i = 0; !rc && i < b.g->n_inputs; i++)
+        ordered[b.g->inputs[i]] = true;
+    for (size_t i = 0; !rc && i < b.g->n_nodes; i++)
+        for (int k = 0; k < b.g->nodes[i].n_out; k++)
+            if (b.g->nodes[i].out[k] >= 0)
+                ordered[b.g->nodes[i].out[k]] = samples_in_order(b.g, &b.g->nodes[i], k, ordered);
+    for (size_t i = 0; !rc && i < b.g->n_outputs; i++)
+        ordered[b.g->outputs[i]] = is_dynamic(&b, (size_t)b.g->outputs[i]);
+    for (size_t i = 0; !rc && i < m->onnx.n_values; i++)
+        batch_first[i] =
+            ordered[b.alias[i]] && b.g->values[i].shape.rank > 0 && b.g->values[i].shape.dim[0] == group;
+    hapi_graph_free(b.g);
     return rc;
 }
 
@@ -117,15 +179,21 @@ static void flags_fill(struct hapi_model *m)
     c->fixed = fixed_batch(&m->onnx);
     c->flags_rc = alone ? alone : shapes_at(m, &at_three, &three, &c->flags_err);
     rebound = !c->flags_rc && (!c->fixed || is_proven(&one, &three));
-    c->batch = !c->fixed ? HAPI_MODEL_BATCH_FREE : rebound ? HAPI_MODEL_BATCH_REBOUND : HAPI_MODEL_BATCH_ONE;
+    c->batch = !c->fixed       ? HAPI_MODEL_BATCH_FREE
+               : rebound       ? HAPI_MODEL_BATCH_REBOUND
+               : c->fixed == 1 ? HAPI_MODEL_BATCH_ONE
+                               : HAPI_MODEL_BATCH_PADDED;
     if (c->batch == HAPI_MODEL_BATCH_ONE)
-        c->flags_rc = c->fixed != 1 ? refuse(c) : alone;
-    for (size_t i = 0; !c->flags_rc && i < m->onnx.n_values; i++) {
+        c->flags_rc = alone;
+    else if (c->batch == HAPI_MODEL_BATCH_PADDED)
+        c->flags_rc = group_flags(m, c->fixed, c->batch_first, &c->flags_err);
+    c->group = !c->flags_rc && c->fixed && !rebound ? c->fixed : 0;
+    for (size_t i = 0; !c->flags_rc && c->group < 2 && i < m->onnx.n_values; i++) {
         const struct hapi_shape *s = &one.g->values[i].shape;
-        c->batch_first[i] = !hapi_fold_constant(&one, (int)i) &&
-                            (c->batch == HAPI_MODEL_BATCH_ONE ? s->rank > 0 && s->dim[0] == 1
-                                                              : !hapi_fold_constant(&three, (int)i) &&
-                                                                    scales(s, &three.g->values[i].shape));
+        c->batch_first[i] =
+            !hapi_fold_constant(&one, (int)i) &&
+            (c->group ? s->rank > 0 && s->dim[0] == 1
+                      : !hapi_fold_constant(&three, (int)i) && scales(s, &three.g->values[i].shape));
     }
     hapi_graph_free(one.g);
     hapi_graph_free(three.g);

@@ -146,7 +146,7 @@ bool *hapi_cuts_dynamic(const struct hapi_graph *g, struct hapi_arena *arena)
 void hapi_cuts_add_node(const struct hapi_graph *g, const struct hapi_node *n, bool *seen,
                         struct hapi_cut *sum)
 {
-    sum->flops += hapi_node_flops(g, n);
+    sum->flops += hapi_node_flops(g, n) / (uint64_t)g->batch;
     for (int k = 0; k < n->n_in; k++) {
         if (n->in[k] < 0 || seen[n->in[k]])
             continue;
@@ -177,8 +177,9 @@ int hapi_cuts_describe(struct hapi_arena *arena, const struct hapi_graph *g, con
         at += k;
         id[at++] = i + 1 < n ? ',' : '\0';
         d[i] = (struct hapi_tensor_desc){.name = name, .dtype = v->dtype, .shape = v->shape};
+        d[i].shape.dim[0] /= g->batch;
         d[i].layout = v->shape.rank == 4 ? HAPI_LAYOUT_NHWC : HAPI_LAYOUT_PLAIN;
-        cut->bytes_f32 += 4 * count_of(v);
+        cut->bytes_f32 += 4 * count_of(v) / (uint64_t)g->batch;
     }
     cut->id = id;
     cut->n_tensors = (uint32_t)n;

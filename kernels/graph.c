@@ -540,10 +540,10 @@ int hapi_graph_bind_raw(struct hapi_graph **out, struct hapi_model *m, const str
     if (spec->batch > 0 && !spec->n_bind) {
         int rc = hapi_model_flags(m, NULL);
         int64_t fixed;
-        if (hapi_model_batch(m, &fixed) == HAPI_MODEL_BATCH_ONE && spec->batch != fixed)
+        if (hapi_model_batch(m, &fixed) >= HAPI_MODEL_BATCH_ONE && spec->batch != fixed)
             return rc ? hapi_model_flags(m, err)
                       : hapi_err_set(err, HAPI_EUNSUPPORTED, 0,
-                                     "the model is bound to one sample at a time only");
+                                     "the model is bound to %lld sample(s) at a time only", (long long)fixed);
     }
     return bind(out, m, spec, false, raw, err);
 }
@@ -556,6 +556,7 @@ int hapi_graph_bind(struct hapi_graph **out, struct hapi_model *m, const struct 
 
 int hapi_graph_shapes(struct hapi_graph **out, struct hapi_model *m, const char *keep, struct hapi_err *err)
 {
-    struct hapi_plan_spec spec = {.batch = 1, .to = keep};
+    bool grouped = !hapi_model_flags(m, NULL) && m->cache->group;
+    struct hapi_plan_spec spec = {.batch = grouped ? m->cache->group : 1, .to = keep};
     return bind(out, m, &spec, true, false, err);
 }

@@ -102,10 +102,16 @@ size_t hapi_model_inputs(const struct hapi_model *m, const struct hapi_tensor_de
 size_t hapi_model_outputs(const struct hapi_model *m, const struct hapi_tensor_desc **out);
 
 /* Whether dim 0 of the inputs, the batch, is free in the file; or fixed, and re-bound to any micro-batch
- * because each sample is proven to be computed by itself; or fixed to one where that cannot be shown: then a
- * plan runs its micro-batch one sample at a time (fixed to more, binding fails). *fixed (may be NULL): the
- * file's number, or 0. */
-enum hapi_model_batch { HAPI_MODEL_BATCH_FREE, HAPI_MODEL_BATCH_REBOUND, HAPI_MODEL_BATCH_ONE };
+ * because each sample is proven to be computed by itself. Where that cannot be shown, a plan runs its
+ * micro-batch as many samples at a time as the file says: one, or a group, of which the last is padded with
+ * copies of its last sample (where samples are not independent of each other, a result is that of its group).
+ * *fixed (may be NULL): the file's number, or 0. */
+enum hapi_model_batch {
+    HAPI_MODEL_BATCH_FREE,
+    HAPI_MODEL_BATCH_REBOUND,
+    HAPI_MODEL_BATCH_ONE,
+    HAPI_MODEL_BATCH_PADDED
+};
 enum hapi_model_batch hapi_model_batch(struct hapi_model *m, int64_t *fixed);
 
 /* A cut: the tensors that cross from prefix to suffix. A valid cut separates the graph (every path from the

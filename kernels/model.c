@@ -220,6 +220,8 @@ static bool describe_all(const struct hapi_model *m)
             const struct hapi_value *v = &g->values[g->outputs[i]];
             c->outputs[i].dtype = v->dtype;
             c->outputs[i].shape = v->shape;
+            if (v->batch_first)
+                c->outputs[i].shape.dim[0] = 1;
             c->outputs[i].layout = v->shape.rank == 4 ? HAPI_LAYOUT_NHWC : HAPI_LAYOUT_PLAIN;
         }
     }

@@ -29,6 +29,7 @@ struct hapi_model_cache {
     bool *batch_first;
     enum hapi_model_batch batch;
     int64_t fixed; /* what the file fixes dim 0 to, or 0 */
+    int64_t group; /* the only batch that it binds at; 0: any */
     int flags_rc;
     struct hapi_err flags_err;
     struct hapi_folded *folded; /* per ONNX node */
@@ -56,8 +57,8 @@ bool hapi_cut_names(const struct hapi_graph *g, const size_t *nodes, size_t n, s
 
 /* The value ids that a cut id names, sorted by name; *out is malloc'd. HAPI_ENOENT names the nearest one. */
 int hapi_model_values(const struct hapi_model *m, const char *id, int **out, size_t *n, struct hapi_err *err);
-/* batch.c. Fills cache->batch_first, batch and fixed by binding at 1 and at 3. The error of the first call is
- * that of all. */
+/* batch.c. Fills cache->batch_first, batch, fixed and group by binding at 1 and at 3, or at what is fixed.
+ * The error of the first call is that of all. */
 int hapi_model_flags(struct hapi_model *m, struct hapi_err *err);
 
 struct hapi_binding {
@@ -98,8 +99,8 @@ void hapi_fold_compact(struct hapi_binding *b);
 /* patterns.c: LayerNormalization and Gelu in many nodes become one; tensors that are kept stay. */
 int hapi_patterns(struct hapi_binding *b);
 
-/* The whole graph at batch 1, large constants without data; for cuts. `keep` (may be NULL): a cut id whose
- * tensors no fold may remove. */
+/* The whole graph at batch 1 (or the only one that it binds at: g->batch), large constants without data; for
+ * cuts. `keep` (may be NULL): a cut id whose tensors no fold may remove. */
 int hapi_graph_shapes(struct hapi_graph **out, struct hapi_model *m, const char *keep, struct hapi_err *err);
 
 /* 2 x multiply-adds of a Conv, ConvTranspose, Gemm or MatMul; 0 for other ops; saturates. */

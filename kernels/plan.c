@@ -2,7 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "int8.h"
 #include "kernels_ops.h"
+#include "memory.h"
 #include "model.h"
 
 static const struct hapi_backend_ops *const backends[] = {
@@ -29,10 +31,15 @@ struct store {
 static pthread_mutex_t stores_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct store *stores;
 
-/* A micro-batch runs as `tiles` runs of the graph, bound at batch / tiles: see tile_choose(). */
+/* A micro-batch runs as `runs` runs of the graph, each of `samples`: see tile_choose(). A model that binds at
+ * one batch only may have fewer for the last: `tail` (0: as many). */
+struct tiling {
+    int64_t runs, samples, tail;
+};
+
 struct hapi_plan {
     struct hapi_graph *g;
-    int64_t tiles;
+    struct tiling tiles;
     struct hapi_backend *backend;
     struct store *store;
     struct hapi_tensor_desc *in, *out; /* edges in the caller's order */
@@ -40,6 +47,8 @@ struct hapi_plan {
     size_t *in_bytes, *out_bytes;      /* of one tile, in the graph's order */
     const void **in_ptr;               /* in the graph's order, filled by each run */
     void **out_ptr;
+    struct hapi_plan_memory memory;
+    size_t pad_at; /* in the arena: edges of a run that is filled up */
 };
 
 static const struct hapi_backend_ops *backend_find(const char *name)
@@ -341,24 +350,76 @@ static int64_t tile_choose(struct hapi_model *m, const struct hapi_plan_spec *sp
     return tile;
 }
 
+static size_t pad_round(size_t n)
+{
+    return (n + HAPI_MEMORY_ALIGN - 1) / HAPI_MEMORY_ALIGN * HAPI_MEMORY_ALIGN;
+}
+
 /* The graph of one tile. */
-static int tile_bind(struct hapi_graph **g, int64_t *tiles, struct hapi_model *m,
+static int tile_bind(struct hapi_graph **g, struct tiling *t, struct hapi_model *m,
                      const struct hapi_plan_spec *spec, const struct hapi_backend_ops *ops,
                      struct hapi_err *err)
 {
     struct hapi_plan_spec part = *spec;
+    int64_t group = spec->batch && !spec->n_bind && !hapi_model_flags(m, NULL) ? m->cache->group : 0;
+    bool grouped = group && spec->batch != group;
 
-    bool single = spec->batch > 1 && !spec->n_bind && hapi_model_batch(m, NULL) == HAPI_MODEL_BATCH_ONE &&
-                  !hapi_model_flags(m, NULL);
-
-    part.batch = single ? 1 : tile_choose(m, spec, ops);
-    *tiles = part.batch ? spec->batch / part.batch : 1;
+    part.batch = grouped ? group : tile_choose(m, spec, ops);
+    *t = (struct tiling){.runs = 1, .samples = part.batch};
+    if (part.batch) {
+        t->runs = (spec->batch + part.batch - 1) / part.batch;
+        t->tail = spec->batch % part.batch;
+    }
     int rc = hapi_graph_bind_raw(g, m, &part, ops->copies, err);
-    if (!rc && single && !edges_batch_first(*g))
-        rc = hapi_err_set(
-            err, HAPI_EUNSUPPORTED, 0,
-            "the model is for one sample at a time, and an edge of the plan has no dim for more");
+    if (!rc && grouped && !edges_batch_first(*g))
+        rc =
+            hapi_err_set(err, HAPI_EUNSUPPORTED, 0,
+                         "the model is for %lld sample(s) at a time, and dim 0 of an edge of the plan is not "
+                         "their number",
+                         (long long)group);
     return rc;
+}
+
+static enum hapi_dtype edge_dtype(const struct hapi_plan_spec *spec, const struct hapi_value *v, bool input)
+{
+    return input ? (spec->image ? HAPI_U8 : v->dtype) : spec->wire ? spec->wire : v->dtype;
+}
+
+/* As the caller has it; int8 in rows with their scales. */
+static int edge_bytes(const struct hapi_plan_spec *spec, const struct hapi_value *v, bool input,
+                      size_t *bytes)
+{
+    enum hapi_dtype dtype = edge_dtype(spec, v, input);
+    struct hapi_i8 form;
+    int rc;
+
+    if (input || spec->wire != HAPI_I8)
+        return hapi_tensor_bytes(&v->shape, dtype, bytes);
+    rc = hapi_i8_form(&form, &v->shape);
+    if (!rc && __builtin_mul_overflow(hapi_i8_row(&form), (size_t)v->shape.dim[0], bytes))
+        rc = HAPI_ETOOBIG;
+    return rc;
+}
+
+/* What the back end needs; and room behind it, from *pad_at on, for the edges of a run that is filled up. */
+static int memory_of(struct hapi_backend *b, const struct hapi_graph *g, const struct hapi_plan_spec *spec,
+                     const struct tiling *t, struct hapi_plan_memory *out, size_t *pad_at,
+                     struct hapi_err *err)
+{
+    size_t sum, bytes;
+
+    b->ops->memory(b, out);
+    sum = *pad_at = pad_round(out->arena + out->scratch);
+    if (!t->tail)
+        return HAPI_OK;
+    for (size_t i = 0; i < g->n_inputs + g->n_outputs; i++) {
+        int v = i < g->n_inputs ? g->inputs[i] : g->outputs[i - g->n_inputs];
+        if (edge_bytes(spec, &g->values[v], i < g->n_inputs, &bytes) || bytes > SIZE_MAX / 8 - sum)
+            return hapi_err_set(err, HAPI_ETOOBIG, 0, "edge `%s` is too large", g->values[v].name);
+        sum += pad_round(bytes);
+    }
+    out->arena = sum - out->scratch;
+    return HAPI_OK;
 }
 
 /* ------------------------------------------------------------------ plans */
@@ -382,17 +443,15 @@ static int edges_make(const struct hapi_plan *p, const struct hapi_plan_spec *sp
             k--;
         }
         (*at)[k] = i;
-        if (hapi_tensor_bytes(&all[values[i]].shape, all[values[i]].dtype, &(*bytes)[i]))
+        if (edge_bytes(spec, &all[values[i]], desc == &p->in, &(*bytes)[i]))
             return hapi_err_set(err, HAPI_ETOOBIG, 0, "edge `%s` is too large", all[values[i]].name);
     }
     for (size_t i = 0; i < n; i++) {
         const struct hapi_value *v = &all[values[(*at)[i]]];
-        enum hapi_dtype dtype = desc == &p->in ? (spec->image ? HAPI_U8 : v->dtype)
-                                : spec->wire   ? spec->wire
-                                               : v->dtype;
-        (*desc)[i] = (struct hapi_tensor_desc){v->name, dtype, hapi_edge_layout(spec, &v->shape), v->shape};
-        if (p->tiles > 1)
-            (*desc)[i].shape.dim[0] *= p->tiles;
+        (*desc)[i] = (struct hapi_tensor_desc){v->name, edge_dtype(spec, v, desc == &p->in),
+                                               hapi_edge_layout(spec, &v->shape), v->shape};
+        if (p->tiles.runs > 1 || p->tiles.tail)
+            (*desc)[i].shape.dim[0] = spec->batch;
     }
     return HAPI_OK;
 }
@@ -403,7 +462,8 @@ int hapi_plan_memory_query(struct hapi_model *m, const struct hapi_plan_spec *sp
     const struct hapi_backend_ops *ops;
     struct hapi_backend *b = NULL;
     struct hapi_graph *g = NULL;
-    int64_t tiles;
+    struct tiling tiles;
+    size_t pad_at;
     int rc = spec_check(m, spec, &ops, err);
 
     if (!rc)
@@ -411,7 +471,7 @@ int hapi_plan_memory_query(struct hapi_model *m, const struct hapi_plan_spec *sp
     if (!rc)
         rc = ops->compile(&b, g, spec, NULL, err);
     if (!rc)
-        ops->memory(b, out);
+        rc = memory_of(b, g, spec, &tiles, out, &pad_at, err);
     if (b)
         ops->free(b);
     hapi_graph_free(g);
@@ -450,6 +510,7 @@ int hapi_plan_new(struct hapi_plan **out, struct hapi_model *m, const struct hap
     }
     rc = ops->compile(&p->backend, p->g, spec, &p->store->weights, err);
     hapi_model_drop_source(m);
+    rc = rc ? rc : memory_of(p->backend, p->g, spec, &p->tiles, &p->memory, &p->pad_at, err);
     if (rc)
         goto fail;
     *out = p;
@@ -480,9 +541,7 @@ void hapi_plan_free(struct hapi_plan *p)
 
 struct hapi_plan_memory hapi_plan_memory_get(const struct hapi_plan *p)
 {
-    struct hapi_plan_memory m;
-    p->backend->ops->memory(p->backend, &m);
-    return m;
+    return p->memory;
 }
 
 size_t hapi_plan_inputs(const struct hapi_plan *p, const struct hapi_tensor_desc **out)
@@ -505,14 +564,51 @@ static void edges_set(struct hapi_plan *p, const void *const *in, void *const *o
         p->out_ptr[p->out_at[i]] = out[i];
 }
 
+/* The run at hand has only `tail` samples: from here on it reads and writes buffers in the arena. They are
+ * filled up with its last sample: no NaN or denormal comes up that is not in the input, and calibration
+ * sees no values that are nobody's. */
+static void tail_begin(struct hapi_plan *p, void *arena, bool fill)
+{
+    unsigned char *at = (unsigned char *)arena + p->pad_at;
+
+    for (size_t i = 0; i < p->g->n_inputs; i++) {
+        size_t row = p->in_bytes[i] / (size_t)p->tiles.samples, have = row * (size_t)p->tiles.tail;
+        if (fill)
+            memcpy(at, p->in_ptr[i], have);
+        for (size_t k = have; fill && k < p->in_bytes[i]; k += row)
+            memcpy(at + k, at + have - row, row);
+        p->in_ptr[i] = at;
+        at += pad_round(p->in_bytes[i]);
+    }
+    for (size_t i = 0; i < p->g->n_outputs; i++) {
+        p->out_ptr[i] = at;
+        at += pad_round(p->out_bytes[i]);
+    }
+}
+
+/* What the samples have become, without the copies, to the caller. */
+static void tail_end(struct hapi_plan *p, void *const *out)
+{
+    for (size_t i = 0; i < p->g->n_outputs; i++) {
+        size_t k = p->out_at[i], bytes = p->out_bytes[k];
+        memcpy((unsigned char *)out[i] + bytes * (size_t)(p->tiles.runs - 1), p->out_ptr[k],
+               bytes / (size_t)p->tiles.samples * (size_t)p->tiles.tail);
+    }
+}
+
 int hapi_plan_run(struct hapi_plan *p, void *arena, const void *const *in, void *const *out,
                   struct hapi_err *err)
 {
     int rc = HAPI_OK;
 
     edges_set(p, in, out);
-    for (int64_t t = 0; t < p->tiles && !rc; t++) {
+    for (int64_t t = 0; t < p->tiles.runs && !rc; t++) {
+        bool tail = p->tiles.tail && t + 1 == p->tiles.runs;
+        if (tail)
+            tail_begin(p, arena, true);
         rc = p->backend->ops->run(p->backend, arena, p->in_ptr, p->out_ptr, err);
+        if (tail && !rc)
+            tail_end(p, out);
         for (size_t i = 0; i < p->g->n_inputs; i++)
             p->in_ptr[i] = (const unsigned char *)p->in_ptr[i] + p->in_bytes[i];
         for (size_t i = 0; i < p->g->n_outputs; i++)
@@ -539,7 +635,7 @@ size_t hapi_plan_kernels(const struct hapi_plan *p)
 
 int64_t hapi_plan_parts(const struct hapi_plan *p)
 {
-    return p->tiles;
+    return p->tiles.runs;
 }
 
 void hapi_plan_kernel_get(const struct hapi_plan *p, size_t i, struct hapi_plan_kernel *out)
@@ -551,5 +647,7 @@ int hapi_plan_kernel_run(struct hapi_plan *p, void *arena, const void *const *in
                          struct hapi_err *err)
 {
     edges_set(p, in, out);
+    if (p->tiles.tail && p->tiles.runs == 1) /* the caller's buffers are too small for a whole run */
+        tail_begin(p, arena, false);
     return p->backend->ops->kernel_run(p->backend, arena, p->in_ptr, p->out_ptr, i, err);
 }

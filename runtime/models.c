@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "int8.h"
+#include "log.h"
 #include "pool.h"
 
 enum { MODELS_MAX = 32, PREFIXES_MAX = 64, CUT_ID_MAX = 8192 };
@@ -30,6 +31,7 @@ struct prefix_slot {
     struct model_slot *model;
     struct prefix_key key;
     uint64_t used;
+    int64_t group; /* samples at a time that the model is fixed to; 0: any number */
     int holders;
     bool live;
 };
@@ -224,6 +226,8 @@ static void prefix_run(struct hapi_job *job, int worker)
     bool converts = hapi_backend_converts(p->owner->opt.backend);
 
     (void)worker;
+    if (hapi_model_batch(p->model->model, &p->group) < HAPI_MODEL_BATCH_ONE)
+        p->group = 0;
     if (hapi_transform_parse(&x->transform, p->key.transform, strlen(p->key.transform), &x->err) ||
         hapi_model_cut_find(p->model->model, p->key.cut, &cut, &x->err) || prefix_shape(p, cut))
         return;
@@ -248,6 +252,10 @@ static void prefix_done(struct hapi_job *job)
 
     p->prefix.state = p->prefix.err.code ? HAPI_PREFIX_FAILED : HAPI_PREFIX_READY;
     p->holders--; /* the builder's */
+    if (p->group && p->prefix.state == HAPI_PREFIX_READY)
+        hapi_log(HAPI_LOG_INFO, "samples run in groups of a fixed size, the last one padded",
+                 "samples=%lld why=\"the model's batch is fixed and cannot be re-bound\"",
+                 (long long)p->group);
     p->owner->opt.changed(p->owner->opt.arg);
 }
 

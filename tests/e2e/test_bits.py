@@ -1,12 +1,16 @@
 """Features are the same bits whatever the micro-batch; every sample arrives once an epoch, in the seed's order."""
 
+import json
 import os
+import shutil
 import tempfile
 import unittest
 
 import numpy as np
+import onnx
+from onnx import helper, numpy_helper
 
-from harness import DATA, LITE0, WIRES, Dump, node, tiny_model, train_json
+from harness import DATA, LITE0, WIRES, Dump, hapi, node, tiny_model, train_json
 
 MASK = (1 << 64) - 1
 
@@ -67,6 +71,43 @@ class MicroBatches(unittest.TestCase):
                         self.assertTrue(np.array_equal(one.view(np.uint32), many.view(np.uint32)))
                         error = np.linalg.norm(one - whole) / np.linalg.norm(whole)
                         self.assertTrue(0 < error < tolerance, error)
+
+
+def fixed_batch(model, path, batch):
+    """The model with its batch fixed, held by the constant of a Reshape in place of the Flatten."""
+    m = onnx.load(model)
+    m.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    m.graph.output[0].type.tensor_type.shape.dim[0].dim_value = batch
+    flatten = next(n for n in m.graph.node if n.op_type == "Flatten")
+    m.graph.initializer.append(numpy_helper.from_array(np.array([batch, 256], dtype=np.int64), "shape_of_all"))
+    reshape = helper.make_node("Reshape", [flatten.input[0], "shape_of_all"], flatten.output, flatten.name)
+    flatten.CopyFrom(reshape)
+    onnx.save(m, path)
+    shutil.copy(model.replace(".onnx", ".transform.json"), path.replace(".onnx", ".transform.json"))
+    return path
+
+
+class FixedBatch(unittest.TestCase):
+    def test_a_model_for_seven_at_a_time_gives_the_same_features_and_says_so(self):
+        with tempfile.TemporaryDirectory() as folder:
+            free = tiny_model(os.path.join(folder, "tiny.onnx"))
+            fixed = fixed_batch(free, os.path.join(folder, "fixed.onnx"), 7)
+            r = hapi("cuts", fixed, "--json")
+            self.assertEqual(json.loads(r.out)["batch"], "padded", r)
+            self.assertIn("7 at a time", hapi("cuts", fixed).err)
+            self.assertIn("7 at a time", hapi("plan-memory", fixed).err)
+            dumps = []
+            jobs = (free, 8, "freeze"), (fixed, 8, "freeze"), (fixed, 3, "freeze"), (fixed, 8, "none")
+            for model, micro_batch, policy in jobs:
+                prefix = os.path.join(folder, str(len(dumps)))
+                options = ("--policy", policy, "--epochs", 1, "--dump-features", prefix)
+                with node(DATA, "--micro-batch", micro_batch) as n:
+                    train_json(model, n.address, "photos-folders", "photos-folders", *options)
+                    said = "samples run in groups" in n.said()
+                self.assertEqual(said, model == fixed and policy == "freeze")
+                dumps.append(Dump(prefix).train.view(np.uint32))
+            for d in dumps[1:]:
+                self.assertTrue(np.array_equal(d, dumps[0]))
 
 
 class Order(unittest.TestCase):

@@ -382,6 +382,33 @@ static inline struct hapi_model *net_transformer(int64_t size)
     return net_finish(&b);
 }
 
+/* (B,6) -> (B,5) that moves the batch about, and back by Reshapes that hold the number of samples, as a
+ * transformer that was exported for B does; batch -1: the same for any number. Dim 0 of "moved" (3,B,2) is
+ * not the batch. */
+static inline struct hapi_model *net_grouped(int64_t batch)
+{
+    struct build b = {0};
+
+    INPUT(&b, "x", batch, 6);
+    OUTPUT(&b, "y");
+    WEIGHTS(&b, "w", 2, 2);
+    WEIGHTS(&b, "v", 6, 5);
+    I64S(&b, "split", batch, 3, 2);
+    I64S(&b, "join", batch, 6);
+    build_node(&b, "Relu", "relu", "x", "h");
+    build_node(&b, "Reshape", "re", "h,split", "r");
+    INTS(&b, "perm", 1, 0, 2);
+    build_node(&b, "Transpose", "", "r", "moved");
+    build_node(&b, "MatMul", "", "moved,w", "m");
+    INTS(&b, "perm", 1, 0, 2);
+    build_node(&b, "Transpose", "", "m", "back");
+    build_node(&b, "Reshape", "", "back,join", "flat");
+    build_node(&b, "Add", "add", "flat,h", "sum");
+    build_node(&b, "Softmax", "soft", "sum", "p");
+    build_node(&b, "MatMul", "fc", "p,v", "y");
+    return net_finish(&b);
+}
+
 /* ------------------------------------------------------------------ running */
 
 /* A plan with all the memory it needs; the arena is filled with garbage that is no NaN. */

@@ -481,79 +481,6 @@ static void prefix_bytes__every_cut__load_again_and_give_the_same_bits(void)
     free(x);
 }
 
-/* (n,2,3) for the file's batch of n, whose Reshape constant holds it. */
-static struct hapi_model *fixed_model(int64_t n)
-{
-    struct build b = {0};
-
-    INPUT(&b, "x", n, 6);
-    OUTPUT(&b, "y");
-    I64S(&b, "s", n, 2, 3);
-    build_node(&b, "Reshape", "re", "x,s", "r");
-    build_node(&b, "Softmax", "", "r", "y");
-    return from_build(&b);
-}
-
-static void batch__fixed_to_one_in_a_reshape__runs_samples_one_at_a_time(void)
-{
-    struct hapi_model *m = fixed_model(1), *two = fixed_model(2);
-    const struct hapi_cut *cuts;
-    size_t n;
-    int64_t fixed;
-    float x[18];
-
-    for (int i = 0; i < 18; i++)
-        x[i] = (float)(i * i % 7);
-    CHECK(hapi_model_batch(m, &fixed) == HAPI_MODEL_BATCH_ONE && fixed == 1);
-    CHECK(!hapi_model_cuts(m, &cuts, &n, &err) && n == 1 && !strcmp(cuts[0].id, "y"));
-    for (int i = 0; i < 2; i++) {
-        size_t all, one;
-        float *y = run(m, backends[i], NULL, NULL, 3, (const float *const[]){x}, 1, &all, NULL);
-        REQUIRE(y && all == 18);
-        for (int k = 0; k < 3; k++) {
-            float *z = run(m, backends[i], NULL, NULL, 1, (const float *const[]){x + 6 * k}, 1, &one, NULL);
-            REQUIRE(z && one == 6);
-            CHECK(!memcmp(z, y + 6 * k, 6 * sizeof *z));
-            free(z);
-        }
-        free(y);
-    }
-    hapi_model_close(m);
-    /* For two samples at a time there is no such way. */
-    CHECK(hapi_model_cuts(two, &cuts, &n, &err) == HAPI_EUNSUPPORTED);
-    CHECKF(strstr(err.text, "2 samples") && strstr(err.text, "\"re\""), "%s", err.text);
-    hapi_model_close(two);
-}
-
-static void batch__fixed__is_rebound_only_where_that_is_proven(void)
-{
-    static const struct {
-        const char *op, *in;
-        int64_t axis;
-        enum hapi_model_batch batch;
-    } ops[] = {{"Relu", "x", 9, HAPI_MODEL_BATCH_REBOUND},
-               {"Softmax", "x", 1, HAPI_MODEL_BATCH_REBOUND},
-               {"Softmax", "x", 0, HAPI_MODEL_BATCH_ONE},
-               {"CumSum", "x,zero", 9, HAPI_MODEL_BATCH_ONE},
-               {"ReduceSum", "x,one", 9, HAPI_MODEL_BATCH_REBOUND},
-               {"ReduceSum", "x,none", 9, HAPI_MODEL_BATCH_ONE}};
-
-    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
-        struct build b = {0};
-        INPUT(&b, "x", 1, 6);
-        OUTPUT(&b, "y");
-        I64S(&b, "zero", 0);
-        I64S(&b, "none", 0);
-        I64S(&b, "one", 1);
-        if (ops[i].axis < 9)
-            build_int(&b, "axis", ops[i].axis);
-        build_node(&b, ops[i].op, "", ops[i].in, "y");
-        struct hapi_model *m = from_build(&b);
-        CHECKF(hapi_model_batch(m, NULL) == ops[i].batch, "%s %s", ops[i].op, ops[i].in);
-        hapi_model_close(m);
-    }
-}
-
 int main(void)
 {
     CASE(listing__residual__has_each_cut_once_in_order);
@@ -566,8 +493,6 @@ int main(void)
     CASE(find__any_id__costs_bounded_memory);
     CASE(standard__is_the_classifiers_input_or_the_last_cut);
     CASE(batch__held_by_a_reshape__is_said);
-    CASE(batch__fixed_to_one_in_a_reshape__runs_samples_one_at_a_time);
-    CASE(batch__fixed__is_rebound_only_where_that_is_proven);
     CASE(prefix_and_suffix__every_cut__give_the_bits_of_the_whole);
     CASE(prefix_bytes__every_cut__load_again_and_give_the_same_bits);
     return check_done();

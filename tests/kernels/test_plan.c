@@ -263,16 +263,16 @@ static void run__stale_rows__do_not_touch_the_others(const char *backend)
 }
 
 #if COUNT_HEAP
-static void run__many_times__no_heap_call_of_ours(const char *backend)
+static void no_heap_call(struct hapi_model *m, const char *backend, int64_t batch)
 {
-    struct hapi_model *m = net_transformer(32);
-    struct hapi_plan_spec spec = spec_of(backend, 2);
+    struct hapi_plan_spec spec = spec_of(backend, batch);
     struct hapi_err err = {0};
     struct net_plan p;
     long library[2];
 
     REQUIRE(net_plan_open(&p, m, &spec, &err) == 0);
-    float *x[2] = {net_input(net_elements(p.in), 1), net_input(net_elements(p.in), 2)}, y[20];
+    float *x[2] = {net_input(net_elements(p.in), 1), net_input(net_elements(p.in), 2)};
+    float *y = net_aligned(net_elements(p.out) * sizeof *y);
     void *out[1] = {y};
     for (int i = 0; i < 2; i++)
         CHECK(!hapi_plan_run(p.plan, p.arena, (const void *[]){x[i % 2]}, out, &err));
@@ -288,10 +288,17 @@ static void run__many_times__no_heap_call_of_ours(const char *backend)
     void *volatile probe = malloc(10);
     free(probe);
     CHECK(heap_ours == ours + 1); /* the counter works */
+    free(y);
     free(x[0]);
     free(x[1]);
     net_plan_close(&p);
     hapi_model_close(m);
+}
+
+static void run__many_times__no_heap_call_of_ours(const char *backend)
+{
+    no_heap_call(net_transformer(32), backend, 2);
+    no_heap_call(net_grouped(4), backend, 5); /* padded */
 }
 
 /* Bytes of anonymous memory that the process holds: the heap, and what is mapped beside it. */
