@@ -1,10 +1,14 @@
 #include "arena.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { CHUNK = 64 << 10, ALIGN_MAX = 64 };
+/* Large chunks are mapped: what is freed goes back at once, which malloc, once it has seen large blocks come
+ * and go, does no more; and what is not used is never in memory. */
+enum { CHUNK = 64 << 10, MAPPED_CHUNK = 1 << 20, ALIGN_MAX = 64, PAGE = 4096 };
 
 struct chunk {
     struct chunk *next;
@@ -31,20 +35,34 @@ void hapi_arena_free(struct hapi_arena *a)
         return;
     for (struct chunk *c = a->head, *next; c; c = next) {
         next = c->next;
-        free(c->data);
+        if (c->size > CHUNK)
+            munmap(c->data, c->size);
+        else
+            free(c->data);
         free(c);
     }
     free(a);
 }
 
+static unsigned char *pages(size_t size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    return p == MAP_FAILED ? NULL : p;
+}
+
 static struct chunk *chunk_add(struct hapi_arena *a, size_t bytes)
 {
     struct chunk *c = malloc(sizeof *c);
-    size_t size = bytes > CHUNK / 4 ? (bytes + ALIGN_MAX - 1) & ~(size_t)(ALIGN_MAX - 1) : CHUNK;
+    /* An arena that has grown goes on in larger ones; what does not fit well has one of its own. */
+    size_t usual = a->used < MAPPED_CHUNK / 4 ? CHUNK : MAPPED_CHUNK;
+    bool own = bytes > usual / 4;
+    size_t size = own ? bytes : usual, unit = size > CHUNK ? PAGE : ALIGN_MAX;
 
+    size = (size + unit - 1) / unit * unit;
     if (!c)
         return NULL;
-    c->data = aligned_alloc(ALIGN_MAX, size);
+    c->data = size > CHUNK ? pages(size) : aligned_alloc(ALIGN_MAX, size);
     if (!c->data) {
         free(c);
         return NULL;
@@ -52,7 +70,7 @@ static struct chunk *chunk_add(struct hapi_arena *a, size_t bytes)
     c->size = size;
     c->used = 0;
     /* A large one goes behind the head, which keeps its free tail in use. */
-    if (a->head && size != CHUNK) {
+    if (a->head && own) {
         c->next = a->head->next;
         a->head->next = c;
     } else {

@@ -62,3 +62,16 @@ void *hapi_slab_take(struct hapi_slab *s, size_t bytes, size_t align)
     s->used = at + bytes;
     return s->base + at;
 }
+
+/* The huge page is split; its other part then stays in small ones, or the kernel would soon make it whole
+ * again. One that is three quarters full is worth more as it is. */
+void hapi_slab_trim(struct hapi_slab *s)
+{
+    size_t from = (s->used + PAGE - 1) & ~(size_t)(PAGE - 1), huge = from & ~(size_t)(HUGE_PAGE - 1);
+    size_t end = huge + HUGE_PAGE < s->size ? huge + HUGE_PAGE : s->size;
+
+    if (s->size < HUGE_PAGE || from == huge || end - from < HUGE_PAGE / 4)
+        return;
+    if (!madvise(s->base + huge, end - huge, MADV_NOHUGEPAGE)) /* not for reserved ones */
+        (void)madvise(s->base + from, end - from, MADV_DONTNEED);
+}

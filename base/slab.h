@@ -23,4 +23,8 @@ void hapi_slab_fini(struct hapi_slab *s);
 /* A slice aligned to `align` (a power of two); NULL when it does not fit. */
 void *hapi_slab_take(struct hapi_slab *s, size_t bytes, size_t align);
 
+/* No more slices are expected for now: gives back what lies behind the last one where a huge page brought it
+ * into memory. Slices taken later are as good. */
+void hapi_slab_trim(struct hapi_slab *s);
+
 #endif

@@ -3,6 +3,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "check.h"
 #include "slab.h"
@@ -79,10 +80,46 @@ static void init__huge_pages_reserved_or_not__used_and_given_back(void)
     CHECK(field("/proc/meminfo", "HugePages_Free:") == before);
 }
 
+/* Pages of [p, p + n) that are in memory. */
+static size_t pages_resident(void *p, size_t n)
+{
+    unsigned char in[1024];
+    size_t count = 0;
+
+    REQUIRE(n / 4096 <= sizeof in && !mincore(p, n, in));
+    for (size_t i = 0; i < n / 4096; i++)
+        count += in[i] & 1;
+    return count;
+}
+
+/* Ordinary pages: reserved ones stay. */
+static void trim__a_huge_page_in_part_used__gives_the_rest_back(void)
+{
+    enum { SIZE = 4 << 20, USED = 100 << 10 };
+    unsigned char *a, *b;
+
+    REQUIRE(hapi_slab_init(&slab, SIZE, NULL) == 0);
+    a = hapi_slab_take(&slab, USED, 64);
+    memset(a, 5, USED);
+    if (page_size(a) == 4) {
+        hapi_slab_trim(&slab);
+        CHECKF(pages_resident(slab.base, SIZE) == USED / 4096, "%zu pages", pages_resident(slab.base, SIZE));
+    }
+    b = hapi_slab_take(&slab, SIZE - USED, 1);
+    REQUIRE(b == a + USED);
+    for (size_t i = 0; i < SIZE - USED; i += 512)
+        CHECK(!b[i]);
+    memset(b, 6, SIZE - USED);
+    hapi_slab_trim(&slab); /* full: nothing to give */
+    CHECK(a[0] == 5 && a[USED - 1] == 5 && b[0] == 6 && b[SIZE - USED - 1] == 6);
+    hapi_slab_fini(&slab);
+}
+
 int main(void)
 {
     CASE(take__until_full__aligned_and_apart);
     CASE(init__no_size_or_more_than_there_is__refused);
     CASE(init__huge_pages_reserved_or_not__used_and_given_back);
+    CASE(trim__a_huge_page_in_part_used__gives_the_rest_back);
     return check_done();
 }
