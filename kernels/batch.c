@@ -24,6 +24,12 @@ static int shapes_at(struct hapi_model *m, const struct hapi_plan_spec *spec, st
     return rc ? hapi_err_context(err, "at batch %lld", (long long)spec->batch), rc : 0;
 }
 
+static void binding_free(struct hapi_binding *b)
+{
+    hapi_graph_free(b->g);
+    hapi_binding_fini(b);
+}
+
 static bool scales(const struct hapi_shape *one, const struct hapi_shape *three)
 {
     struct hapi_shape s = *one;
@@ -152,7 +158,7 @@ static int group_flags(struct hapi_model *m, int64_t group, bool *batch_first, s
     bool *ordered = NULL;
 
     rc = rc ? rc : shapes_at(m, &spec, &b, err);
-    if (!rc && !(ordered = hapi_arena_array(b.g->arena, b.g->n_values, sizeof *ordered)))
+    if (!rc && !(ordered = hapi_arena_array(b.scratch, b.g->n_values, sizeof *ordered)))
         rc = hapi_err_set(err, HAPI_ENOMEM, 0, "out of memory");
     for (size_t i = 0; !rc && i < b.g->n_inputs; i++)
         ordered[b.g->inputs[i]] = true;
@@ -165,7 +171,7 @@ static int group_flags(struct hapi_model *m, int64_t group, bool *batch_first, s
     for (size_t i = 0; !rc && i < m->onnx.n_values; i++)
         batch_first[i] =
             ordered[b.alias[i]] && b.g->values[i].shape.rank > 0 && b.g->values[i].shape.dim[0] == group;
-    hapi_graph_free(b.g);
+    binding_free(&b);
     return rc;
 }
 
@@ -195,8 +201,8 @@ static void flags_fill(struct hapi_model *m)
             (c->group ? s->rank > 0 && s->dim[0] == 1
                       : !hapi_fold_constant(&three, (int)i) && scales(s, &three.g->values[i].shape));
     }
-    hapi_graph_free(one.g);
-    hapi_graph_free(three.g);
+    binding_free(&one);
+    binding_free(&three);
 }
 
 int hapi_model_flags(struct hapi_model *m, struct hapi_err *err)

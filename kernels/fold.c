@@ -79,6 +79,7 @@ static int fold_identity(struct hapi_binding *b, struct hapi_node *n)
     if (hapi_fold_constant(b, in)) {
         b->g->values[out].data = b->g->values[in].data;
         b->tensor_of[out] = b->tensor_of[in];
+        b->scratched[out] = b->scratched[in];
         return 1;
     }
     if (b->kept[out]) {
@@ -150,8 +151,8 @@ static uint64_t cost(const struct hapi_binding *b, const struct hapi_node *n)
 static int evaluate(struct hapi_binding *b, const struct hapi_node *n)
 {
     size_t n_in = (size_t)n->n_in, n_out = (size_t)n->n_out, bytes;
-    const void **in = hapi_arena_array(b->g->arena, n_in, sizeof *in);
-    void **out = hapi_arena_array(b->g->arena, n_out, sizeof *out);
+    const void **in = hapi_arena_array(b->scratch, n_in, sizeof *in);
+    void **out = hapi_arena_array(b->scratch, n_out, sizeof *out);
     uint64_t work = cost(b, n);
 
     if ((n_in && !in) || !out)
@@ -172,7 +173,7 @@ static int evaluate(struct hapi_binding *b, const struct hapi_node *n)
         struct hapi_value *v = &b->g->values[n->out[i]];
         if (hapi_tensor_bytes(&v->shape, v->dtype, &bytes))
             return no_memory(b);
-        out[i] = hapi_arena_alloc(b->g->arena, bytes ? bytes : 1, 64);
+        out[i] = hapi_arena_alloc(b->scratch, bytes ? bytes : 1, 64);
         if (!out[i])
             return no_memory(b);
     }
@@ -180,19 +181,22 @@ static int evaluate(struct hapi_binding *b, const struct hapi_node *n)
     if (rc)
         return rc;
     for (size_t i = 0; i < n_out; i++)
-        if (n->out[i] >= 0)
+        if (n->out[i] >= 0) {
             b->g->values[n->out[i]].data = out[i];
+            b->scratched[n->out[i]] = true;
+        }
     return 1;
 }
 
 static int fold_size(struct hapi_binding *b, const struct hapi_node *n)
 {
-    int64_t *count = hapi_arena_array(b->g->arena, 1, sizeof *count);
+    int64_t *count = hapi_arena_array(b->scratch, 1, sizeof *count);
 
     if (!count)
         return no_memory(b);
     *count = (int64_t)elements(&b->g->values[n->in[0]]);
     b->g->values[n->out[0]].data = count;
+    b->scratched[n->out[0]] = true;
     return 1;
 }
 
@@ -202,7 +206,7 @@ static int fold_shape(struct hapi_binding *b, const struct hapi_node *n)
     const struct hapi_shape *s = &b->g->values[n->in[0]].shape;
     struct hapi_value *o = &b->g->values[n->out[0]];
     int64_t start = hapi_node_int(n, "start", 0), count = o->shape.dim[0];
-    int64_t *dims = hapi_arena_array(b->g->arena, HAPI_MAX_RANK, sizeof *dims);
+    int64_t *dims = hapi_arena_array(b->scratch, HAPI_MAX_RANK, sizeof *dims);
 
     if (!dims)
         return no_memory(b);
@@ -211,6 +215,7 @@ static int fold_shape(struct hapi_binding *b, const struct hapi_node *n)
     for (int64_t i = 0; i < count; i++)
         dims[i] = s->dim[start + i];
     o->data = dims;
+    b->scratched[n->out[0]] = true;
     return 1;
 }
 
@@ -339,6 +344,8 @@ static int fold_one(struct hapi_binding *b, struct hapi_node *conv, struct hapi_
     if (b->shapes_only) { /* constants all the same: of the tensors that they would be made from */
         b->tensor_of[w] = b->tensor_of[conv->in[1]];
         b->tensor_of[bias] = b->tensor_of[bn->in[1]];
+        b->scratched[w] = b->scratched[conv->in[1]];
+        b->scratched[bias] = b->scratched[bn->in[1]];
         g->values[w].data = g->values[conv->in[1]].data;
         g->values[bias].data = g->values[bn->in[1]].data;
     } else {

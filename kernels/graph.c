@@ -55,16 +55,17 @@ static int allocate(struct hapi_binding *b)
     const struct hapi_onnx *o = b->o;
 
     b->capacity = o->n_values + (o->n_tensors - o->n_initializers) + 2 * o->n_nodes;
-    g->values = hapi_arena_array(g->arena, b->capacity, sizeof *g->values);
-    g->nodes = hapi_arena_array(g->arena, o->n_nodes, sizeof *g->nodes);
+    g->values = hapi_arena_array(b->scratch, b->capacity, sizeof *g->values);
+    g->nodes = hapi_arena_array(b->scratch, o->n_nodes, sizeof *g->nodes);
     g->inputs = hapi_arena_array(g->arena, o->n_inputs, sizeof *g->inputs);
     g->outputs = hapi_arena_array(g->arena, o->n_outputs, sizeof *g->outputs);
-    b->tensor_of = hapi_arena_array(g->arena, b->capacity, sizeof *b->tensor_of);
-    b->alias = hapi_arena_array(g->arena, b->capacity, sizeof *b->alias);
-    b->kept = hapi_arena_array(g->arena, b->capacity, sizeof *b->kept);
-    b->node_of = hapi_arena_array(g->arena, o->n_nodes, sizeof *b->node_of);
+    b->tensor_of = hapi_arena_array(b->scratch, b->capacity, sizeof *b->tensor_of);
+    b->alias = hapi_arena_array(b->scratch, b->capacity, sizeof *b->alias);
+    b->kept = hapi_arena_array(b->scratch, b->capacity, sizeof *b->kept);
+    b->scratched = hapi_arena_array(b->scratch, b->capacity, sizeof *b->scratched);
+    b->node_of = hapi_arena_array(b->scratch, o->n_nodes, sizeof *b->node_of);
     if (!g->values || !g->nodes || !g->inputs || !g->outputs || !b->tensor_of || !b->alias || !b->kept ||
-        !b->node_of)
+        !b->scratched || !b->node_of)
         return no_memory(b);
     for (size_t i = 0; i < b->capacity; i++) {
         b->tensor_of[i] = -1;
@@ -101,15 +102,22 @@ int hapi_binding_new(struct hapi_binding *b, struct hapi_model *m, const struct 
     if (!b->g)
         return no_memory(b);
     b->g->arena = hapi_arena_new((size_t)(m->limits.arena_bytes + 4 * model_bytes(m)));
+    b->scratch = hapi_arena_new((size_t)(m->limits.arena_bytes + 4 * model_bytes(m)));
     b->g->batch = spec->batch;
     b->g->opset = m->onnx.opset;
-    if (!b->g->arena)
+    if (!b->g->arena || !b->scratch)
         return no_memory(b);
     rc = allocate(b);
     for (size_t i = 0; !rc && i < b->o->n_outputs; i++)
         b->kept[b->o->outputs[i].value] = true;
     rc = rc ? rc : keep_edges(b, spec->from);
     return rc ? rc : keep_edges(b, spec->to);
+}
+
+void hapi_binding_fini(struct hapi_binding *b)
+{
+    hapi_arena_free(b->scratch);
+    b->scratch = NULL;
 }
 
 /* ------------------------------------------------------------------ inputs and constants */
@@ -234,8 +242,8 @@ static int setup_values(struct hapi_binding *b)
 static bool *mark_needed(struct hapi_binding *b)
 {
     const struct hapi_onnx *o = b->o;
-    bool *needed = hapi_arena_array(b->g->arena, o->n_nodes, sizeof *needed);
-    bool *used = hapi_arena_array(b->g->arena, o->n_values, sizeof *used);
+    bool *needed = hapi_arena_array(b->scratch, o->n_nodes, sizeof *needed);
+    bool *used = hapi_arena_array(b->scratch, o->n_values, sizeof *used);
 
     if (!needed || !used)
         return NULL;
@@ -257,7 +265,7 @@ static bool *mark_needed(struct hapi_binding *b)
 /* A node with its inputs resolved; outputs without a reader at the end are dropped. */
 static int make_node(struct hapi_binding *b, const struct hapi_onnx_node *from, struct hapi_node *n)
 {
-    int *in = hapi_arena_array(b->g->arena, (size_t)from->n_in, sizeof *in);
+    int *in = hapi_arena_array(b->scratch, (size_t)from->n_in, sizeof *in);
     size_t first = b->o->n_values, n_tensors = 0;
 
     if (from->n_in && !in)
@@ -339,8 +347,8 @@ static int find_edges(struct hapi_binding *b, struct edges *e)
 {
     int rc = 0;
 
-    e->wanted = hapi_arena_array(b->g->arena, b->capacity, sizeof *e->wanted);
-    e->stop = hapi_arena_array(b->g->arena, b->capacity, sizeof *e->stop);
+    e->wanted = hapi_arena_array(b->scratch, b->capacity, sizeof *e->wanted);
+    e->stop = hapi_arena_array(b->scratch, b->capacity, sizeof *e->stop);
     if (!e->wanted || !e->stop)
         return no_memory(b);
     if (b->spec->from)
@@ -426,11 +434,19 @@ static void use(struct hapi_graph *g, int v)
         g->values[v].n_uses++;
 }
 
-/* New numbers for the values that are left, in the old order. */
+/* New numbers for the values that are left, in the old order; nodes and values are now the graph's own. */
 static int renumber(struct hapi_binding *b, const int *to)
 {
     struct hapi_graph *g = b->g;
+    struct hapi_node *nodes = hapi_arena_array(g->arena, g->n_nodes, sizeof *nodes);
+    struct hapi_value *values = hapi_arena_array(g->arena, g->n_values, sizeof *values);
 
+    if (!nodes || !values)
+        return no_memory(b);
+    memcpy(nodes, g->nodes, g->n_nodes * sizeof *nodes);
+    memcpy(values, g->values, g->n_values * sizeof *values);
+    g->nodes = nodes;
+    g->values = values;
     for (size_t i = 0; i < g->n_nodes; i++) {
         struct hapi_node *n = &g->nodes[i];
         int *in = hapi_arena_array(g->arena, (size_t)n->n_in, sizeof *in);
@@ -454,25 +470,39 @@ static int renumber(struct hapi_binding *b, const int *to)
     return 0;
 }
 
-/* A constant that is left in the graph gets its data. */
+/* A constant that is left in the graph gets its data. What was folded is copied from the scratch arena, and
+ * so is what is small from a file, where a back end copies the large ones: else each run would touch a page
+ * of the file for each of them, and the kernel maps 16 around it. */
 static bool load(struct hapi_binding *b, int value)
 {
     struct hapi_value *v = &b->g->values[value];
     const struct hapi_onnx_tensor *t = b->tensor_of[value] >= 0 ? &b->o->tensors[b->tensor_of[value]] : NULL;
+    size_t bytes;
 
     if (b->raw && t && !v->data && t->raw && !t->copy && t->dtype == HAPI_F32 && t->bytes >= LARGE) {
         v->data = t->raw;
         v->raw = true;
     }
-    return hapi_fold_data(b, value) != NULL;
+    if (!b->shapes_only && !hapi_fold_data(b, value))
+        return false;
+    bool mapped = b->raw && b->m->mapped && t && v->data == t->raw && t->bytes < LARGE;
+    if (!v->data || !(b->scratched[value] || mapped))
+        return true;
+    void *copy = hapi_tensor_bytes(&v->shape, v->dtype, &bytes)
+                     ? NULL
+                     : hapi_arena_alloc(b->g->arena, bytes ? bytes : 1, 64);
+    if (copy)
+        memcpy(copy, v->data, bytes);
+    v->data = copy;
+    return copy != NULL;
 }
 
 static int compact(struct hapi_binding *b)
 {
     struct hapi_graph *g = b->g;
     const bool *flags = b->m->cache->batch_first;
-    bool *present = hapi_arena_array(g->arena, g->n_values, sizeof *present);
-    int *to = hapi_arena_array(g->arena, g->n_values, sizeof *to);
+    bool *present = hapi_arena_array(b->scratch, g->n_values, sizeof *present);
+    int *to = hapi_arena_array(b->scratch, g->n_values, sizeof *to);
     size_t n = 0;
 
     if (!present || !to)
@@ -495,7 +525,7 @@ static int compact(struct hapi_binding *b)
         to[i] = -1;
         if (!present[i] && !v->n_uses)
             continue;
-        if (hapi_fold_constant(b, (int)i) && !b->shapes_only && !load(b, (int)i))
+        if (hapi_fold_constant(b, (int)i) && !load(b, (int)i))
             return no_memory(b);
         v->producer = -1;
         v->batch_first = b->spec->batch && flags && i < b->o->n_values && flags[i];
@@ -523,6 +553,7 @@ static int bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi
     rc = rc ? rc : hapi_patterns(&b);
     rc = rc || shapes_only || (!spec->from && !spec->to) ? rc : restrict_nodes(&b);
     rc = rc ? rc : compact(&b);
+    hapi_binding_fini(&b);
     if (rc) {
         hapi_graph_free(b.g);
         return rc;

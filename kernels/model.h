@@ -65,6 +65,7 @@ struct hapi_binding {
     struct hapi_model *m;
     const struct hapi_onnx *o;
     struct hapi_graph *g;
+    struct hapi_arena *scratch; /* what the graph does not keep: the arrays below, values that are folded */
     const struct hapi_plan_spec *spec;
     struct hapi_err *err;
     bool shapes_only; /* large constants stay without data */
@@ -74,12 +75,16 @@ struct hapi_binding {
     int *tensor_of;   /* value -> ONNX tensor that holds its data, or -1 */
     int *alias;       /* value -> the value to read in its place */
     bool *kept;       /* value must not vanish: an output, or an edge asked for */
+    bool *scratched;  /* value's data is in `scratch` */
     size_t *node_of;  /* graph node -> ONNX node */
 };
 
-/* *b is filled; the caller frees b->g in every case. */
+/* *b is filled; the caller frees it in every case. */
 int hapi_binding_new(struct hapi_binding *b, struct hapi_model *m, const struct hapi_plan_spec *spec,
                      bool shapes_only, struct hapi_err *err);
+/* All but b->g, which is the caller's to keep or to free, and whose folded values are gone unless compacted.
+ */
+void hapi_binding_fini(struct hapi_binding *b);
 /* Builds g->nodes, with constants folded and Identity and Dropout gone. */
 int hapi_binding_infer(struct hapi_binding *b);
 /* A new value; -1 when there is no memory for its name. */

@@ -370,6 +370,7 @@ static int parameter(struct match *m, int v, int axis)
     b->g->values[at].shape = s;
     b->g->values[at].data = b->g->values[v].data;
     b->tensor_of[at] = b->tensor_of[v];
+    b->scratched[at] = b->scratched[v];
     return at;
 }
 
@@ -470,7 +471,7 @@ static int try_layer_norm(struct match *m, const struct hapi_node *root)
 int hapi_patterns(struct hapi_binding *b)
 {
     struct hapi_graph *g = b->g;
-    int *reader = hapi_arena_array(g->arena, b->capacity, sizeof *reader), rc = 0;
+    int *reader = hapi_arena_array(b->scratch, b->capacity, sizeof *reader), rc = 0;
 
     if (g->opset < 7) /* broadcasting had other rules, and no exporter of today writes it */
         return 0;

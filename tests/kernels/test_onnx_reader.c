@@ -163,6 +163,7 @@ static size_t check_shapes(struct hapi_model *m, const cJSON *root)
                v->name);
     }
     hapi_graph_free(b.g);
+    hapi_binding_fini(&b);
     return both;
 }
 
