@@ -325,6 +325,8 @@ static int dnn_compile(struct hapi_backend **out, const struct hapi_graph *g,
         (rc = arena_place(b, err)))
         goto fail;
     threads_set(threads);
+    if (b->weights)
+        hapi_dnn_weights_trim(b->weights);
     *out = &b->base;
     return HAPI_OK;
 fail:

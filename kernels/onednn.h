@@ -260,6 +260,8 @@ void hapi_dnn_geometry_of(const struct hapi_window *w, struct hapi_dnn_geometry 
 /* ---- onednn_weights.c */
 struct hapi_dnn_weights *hapi_dnn_weights_new(void);
 void hapi_dnn_weights_free(void *weights);
+/* After a plan has been compiled: memory that was meant for more goes back. */
+void hapi_dnn_weights_trim(struct hapi_dnn_weights *w);
 /* Storage with `data` (described by from) in the descriptor `to`. Counted, and filled unless measuring. raw:
  * as of a value, the data is the file's own. */
 int hapi_dnn_weight(struct hapi_dnn *b, const void *data, bool raw, const dnnl_memory_desc_t *from,

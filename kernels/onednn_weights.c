@@ -12,16 +12,14 @@ enum { WEIGHT_ALIGN = 64, CHUNK_BYTES = 16 << 20, PIECE_BYTES = 4 << 20 };
 
 struct weight {
     struct weight *next;
-    dnnl_memory_desc_t from, md;
-    const void *raw;    /* the file's bytes that it was made from; NULL: not from there */
-    uint8_t source[32]; /* else SHA-256 of what it was made from */
+    uint8_t key[32]; /* of what it was made from, and of the format; 0: nobody else's */
     void *data;
 };
 
 /* One list: a network has a few hundred weights, and it is searched at plan time only. */
 struct hapi_dnn_weights {
     struct weight *list;
-    struct chunk *chunks; /* the first has room */
+    struct chunk *chunks;
 };
 
 struct chunk {
@@ -77,11 +75,15 @@ static int reorder_now(struct hapi_dnn *b, const void *src, const dnnl_memory_de
     return s ? hapi_dnn_fail(b, s, "cannot reorder weights", err) : HAPI_OK;
 }
 
+/* In the first chunk that has room: small weights fill what large ones have left at the ends, where a huge
+ * page is in memory as a whole. */
 static void *room(struct hapi_dnn_weights *w, size_t bytes)
 {
-    void *p = w->chunks ? hapi_slab_take(&w->chunks->slab, bytes, WEIGHT_ALIGN) : NULL;
-    struct chunk *c;
+    struct chunk *c = w->chunks;
+    void *p = NULL;
 
+    for (; c && !p; c = c->next)
+        p = hapi_slab_take(&c->slab, bytes, WEIGHT_ALIGN);
     if (p)
         return p;
     c = calloc(1, sizeof *c);
@@ -89,14 +91,18 @@ static void *room(struct hapi_dnn_weights *w, size_t bytes)
         free(c);
         return NULL;
     }
-    /* A weight that fills one of its own leaves the one with room in front. */
-    bool full = w->chunks && bytes >= CHUNK_BYTES;
-    c->next = full ? w->chunks->next : w->chunks;
-    *(full ? &w->chunks->next : &w->chunks) = c;
+    c->next = w->chunks;
+    w->chunks = c;
     return hapi_slab_take(&c->slab, bytes, WEIGHT_ALIGN);
 }
 
-static struct weight *weight_add(struct hapi_dnn *b, const dnnl_memory_desc_t *to, size_t bytes)
+void hapi_dnn_weights_trim(struct hapi_dnn_weights *w)
+{
+    for (struct chunk *c = w->chunks; c; c = c->next)
+        hapi_slab_trim(&c->slab);
+}
+
+static struct weight *weight_add(struct hapi_dnn *b, size_t bytes)
 {
     struct weight *e = calloc(1, sizeof *e);
 
@@ -107,7 +113,6 @@ static struct weight *weight_add(struct hapi_dnn *b, const dnnl_memory_desc_t *t
         free(e);
         return NULL;
     }
-    e->md = *to;
     e->next = b->weights->list;
     b->weights->list = e;
     return e;
@@ -181,15 +186,55 @@ static int reorder_raw(struct hapi_dnn *b, const unsigned char *src, const dnnl_
     return rc;
 }
 
-/* The one that has been made from the same bytes. By content, not by name: another batch may fold a constant
- * of the same name to other numbers. The file's own bytes never change: their place will do. */
-static struct weight *find(const struct hapi_dnn *b, const void *raw, const uint8_t *sha,
-                           const dnnl_memory_desc_t *from, const dnnl_memory_desc_t *to)
+/* All that tells formats apart, as numbers; descriptors themselves are 700 bytes, most of them unused. */
+static size_t md_numbers(const dnnl_memory_desc_t *md, int64_t *out)
+{
+    const dnnl_blocking_desc_t *k = &md->format_desc.blocking;
+    size_t n = 0;
+
+    out[n++] = md->ndims;
+    out[n++] = md->data_type;
+    out[n++] = md->offset0;
+    out[n++] = k->inner_nblks;
+    out[n++] = (int64_t)md->extra.flags;
+    out[n++] = md->extra.compensation_mask;
+    out[n++] = md->extra.asymm_compensation_mask;
+    out[n++] = (int64_t)(md->extra.scale_adjust * 256);
+    for (int i = 0; i < md->ndims; i++) {
+        out[n++] = md->dims[i];
+        out[n++] = md->padded_dims[i];
+        out[n++] = md->padded_offsets[i];
+        out[n++] = k->strides[i];
+    }
+    for (int i = 0; i < k->inner_nblks; i++) {
+        out[n++] = k->inner_blks[i];
+        out[n++] = k->inner_idxs[i];
+    }
+    return n;
+}
+
+/* By content, not by name: another batch may fold a constant of the same name to other numbers. The file's
+ * own bytes never change: their place will do. */
+static void key_of(uint8_t key[32], const void *data, bool raw, const dnnl_memory_desc_t *from,
+                   const dnnl_memory_desc_t *to)
+{
+    int64_t numbers[4 + 2 * (8 + 6 * DNNL_MAX_NDIMS)] = {0};
+    size_t n = 4;
+
+    if (raw)
+        numbers[0] = (int64_t)(uintptr_t)data;
+    else
+        hapi_sha256((uint8_t *)numbers, data, dnnl_memory_desc_get_size(from));
+    n += md_numbers(from, numbers + n);
+    n += md_numbers(to, numbers + n);
+    hapi_sha256(key, numbers, n * sizeof *numbers);
+}
+
+static struct weight *find(const struct hapi_dnn *b, const uint8_t *key)
 {
     struct weight *e = b->weights->list;
 
-    while (e && (e->raw != raw || (!raw && memcmp(e->source, sha, sizeof e->source)) ||
-                 !dnnl_memory_desc_equal(&e->md, to) || !dnnl_memory_desc_equal(&e->from, from)))
+    while (e && memcmp(e->key, key, sizeof e->key))
         e = e->next;
     return e;
 }
@@ -197,30 +242,29 @@ static struct weight *find(const struct hapi_dnn *b, const void *raw, const uint
 int hapi_dnn_weight(struct hapi_dnn *b, const void *data, bool raw, const dnnl_memory_desc_t *from,
                     const dnnl_memory_desc_t *to, struct hapi_err *err)
 {
-    size_t bytes = dnnl_memory_desc_get_size(to), source = dnnl_memory_desc_get_size(from);
+    size_t bytes = dnnl_memory_desc_get_size(to);
     int at = hapi_dnn_storage(b, HAPI_DNN_FIXED, bytes, err), rc;
-    uint8_t sha[32] = {0};
-    struct weight *e;
+    struct weight *e = NULL;
+    uint8_t key[32] = {0};
 
     if (at < 0)
         return at;
     b->weight_bytes += bytes;
     if (!b->weights || !bytes)
         return at;
-    if (!raw)
-        hapi_sha256(sha, data, source);
-    e = find(b, raw ? data : NULL, sha, from, to);
+    if (from->format_kind == dnnl_blocked && to->format_kind == dnnl_blocked) { /* others are not shared */
+        key_of(key, data, raw, from, to);
+        e = find(b, key);
+    }
     if (!e) {
-        e = weight_add(b, to, bytes);
+        e = weight_add(b, bytes);
         if (!e)
             return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for %zu bytes of weights", bytes);
         rc =
             raw ? reorder_raw(b, data, from, e->data, to, err) : reorder_now(b, data, from, e->data, to, err);
         if (rc)
             return rc;
-        e->raw = raw ? data : NULL;
-        memcpy(e->source, sha, sizeof sha);
-        e->from = *from;
+        memcpy(e->key, key, sizeof key);
     }
     b->storages[at].data = e->data;
     return at;
