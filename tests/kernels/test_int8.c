@@ -147,6 +147,97 @@ static void products__against_integers_by_plain_loops__agree(void)
     free(x);
 }
 
+/* Convolutions over (H,W), channels-last as plans take them. */
+struct conv {
+    int64_t in, out, group, kernel, stride, pad, dilation;
+};
+enum { H = 9, W = 7, CONV_SAMPLES = 3 };
+
+static struct hapi_model *conv_model(const struct conv *c, const float *w, const float *b, bool relu)
+{
+    struct build m = {0};
+    const int64_t dims[] = {c->out, c->in / c->group, c->kernel, c->kernel};
+
+    INPUT(&m, "x", -1, c->in, H, W);
+    OUTPUT(&m, "y");
+    build_initializer(&m, "w", ONNX_F32, 4, dims, w,
+                      (size_t)(dims[0] * dims[1] * dims[2] * dims[3]) * sizeof *w);
+    build_initializer(&m, "b", ONNX_F32, 1, dims, b, (size_t)c->out * sizeof *b);
+    INTS(&m, "pads", c->pad, c->pad, c->pad, c->pad);
+    INTS(&m, "strides", c->stride, c->stride);
+    INTS(&m, "dilations", c->dilation, c->dilation);
+    build_int(&m, "group", c->group);
+    build_node(&m, "Conv", "p", "x,w,b", relu ? "s" : "y");
+    if (relu)
+        build_node(&m, "Relu", "r", "s", "y");
+    return net_finish(&m);
+}
+
+/* One output: the sum over a window of channel `o`, at (i,j) of the image x. */
+static float conv_at(const struct conv *c, const float *x, const float *w, float s, float low, float high,
+                     int64_t o, int64_t i, int64_t j)
+{
+    int64_t per = c->in / c->group, first = o / (c->out / c->group) * per, n = per * c->kernel * c->kernel;
+    float max = 0;
+    long sum = 0;
+
+    for (int64_t k = 0; k < n; k++)
+        max = fmaxf(max, fabsf(w[o * n + k]));
+    for (int64_t k = 0; k < n; k++) {
+        int64_t h = i * c->stride - c->pad + k / c->kernel % c->kernel * c->dilation,
+                v = j * c->stride - c->pad + k % c->kernel * c->dilation;
+        if (h < 0 || h >= H || v < 0 || v >= W)
+            continue;
+        float at = x[(h * W + v) * c->in + first + k / (c->kernel * c->kernel)];
+        sum += lrintf(fmaxf(low, fminf(high, at * (1 / s)))) * lrintf(w[o * n + k] / (max / 127));
+    }
+    return (float)sum * s * (max / 127);
+}
+
+static double conv_error(const struct conv *c, const struct hapi_range *r, bool relu)
+{
+    int64_t span = (c->kernel - 1) * c->dilation + 1, oh = (H + 2 * c->pad - span) / c->stride + 1,
+            ow = (W + 2 * c->pad - span) / c->stride + 1, image = c->in * H * W, made = c->out * oh * ow;
+    float s = r->lo < 0 ? fmaxf(-r->lo, r->hi) / 127 : r->hi / 255, low = r->lo < 0 ? -128 : 0,
+          high = r->lo < 0 ? 127 : 255;
+    size_t n_w = (size_t)(c->out * (c->in / c->group) * c->kernel * c->kernel);
+    float *w = net_input(n_w, 11), *b = net_input((size_t)c->out, 12);
+    float *x = net_input((size_t)(CONV_SAMPLES * image), 13),
+          *y = net_aligned((size_t)(CONV_SAMPLES * made) * 4);
+    struct hapi_model *m = with_ranges(conv_model(c, w, b, relu), r, 1);
+    double worst = 0;
+
+    run(m, HAPI_I8, CONV_SAMPLES, x, (size_t)image, y, (size_t)made, CONV_SAMPLES);
+    for (int64_t k = 0; k < CONV_SAMPLES * made; k++) {
+        int64_t at = k % made / c->out, o = k % c->out;
+        float v = conv_at(c, x + k / made * image, w, s, low, high, o, at / ow, at % ow) + b[o];
+        worst = fmax(worst, fabs((double)y[k] - (double)(relu && v < 0 ? 0 : v)));
+    }
+    hapi_model_close(m);
+    free(y);
+    free(x);
+    free(b);
+    free(w);
+    return worst;
+}
+
+static void convolutions__against_integers_by_plain_loops__agree(void)
+{
+    static const struct conv convs[] = {
+        {24, 20, 1, 3, 1, 1, 1},  {3, 32, 1, 3, 2, 1, 1},   {24, 20, 1, 3, 1, 2, 2}, /* dense */
+        {64, 64, 4, 3, 1, 1, 1},  {24, 12, 3, 3, 2, 1, 1},  {32, 64, 2, 1, 1, 0, 1}, /* in groups */
+        {32, 32, 32, 3, 1, 1, 1}, {24, 24, 24, 3, 2, 1, 1}, {20, 20, 20, 5, 1, 2, 1} /* depthwise */
+    };
+    static const struct hapi_range ranges[] = {{"x", -0.9F, 0.5F}, {"x", 0, 0.75F}};
+
+    for (size_t i = 0; i < 4 * (sizeof convs / sizeof *convs); i++) {
+        const struct conv *c = &convs[i / 4];
+        double worst = conv_error(c, &ranges[i % 2], i / 2 % 2);
+        CHECKF(worst < 2e-5, "%d -> %d, %d groups, %dx%d / %d, case %d: %g", (int)c->in, (int)c->out,
+               (int)c->group, (int)c->kernel, (int)c->kernel, (int)c->stride, (int)(i % 4), worst);
+    }
+}
+
 /* ------------------------------------------------------------------ networks */
 
 static struct hapi_model *net(int k)
@@ -290,6 +381,7 @@ int main(void)
     if (!hapi_cpu_has_int8())
         return check_done();
     CASE(products__against_integers_by_plain_loops__agree);
+    CASE(convolutions__against_integers_by_plain_loops__agree);
     CASE(networks__micro_batches_1_3_8__close_to_f32_and_same_bits);
     return check_done();
 }
