@@ -300,7 +300,7 @@ class Storage(Hostile):
     DEADLINE = 30  # five attempts to come back take 7 s, a hello that never comes 5 s
     SEEDS = range(SEED, SEED + (20 if NIGHTLY else 1))
     # After these a job can go on: they change nothing, or what is broken can be asked for again.
-    FINE = {"honest", "chatter", "error_codes", "payload_garbage"}
+    FINE = {"honest", "compute_i8", "chatter", "error_codes", "payload_garbage"}
     MAYBE = {"model_spoilt", "record_bits", "part_twice", "imm_ungranted", "frames", "dies", "ready_spoilt"}
     MAYBE |= {"hello_spoilt", "ls_spoilt", "index_spoilt"}
     # For raw objects, which this node's are not: no job can have features of them.
@@ -308,26 +308,34 @@ class Storage(Hostile):
     # Of int8 some bytes cannot be: those of the scales.
     INT8 = ("honest", "payload_garbage", "record_row", "record_bits")
 
-    def play(self, play, policy, seed, wire="f32"):
-        """One job with one such node; what is wrong with how it ended, or None."""
+    def job(self, play, seed, policy, *options):
+        """One job with one such node: (its result or None when it hangs, how the node ended, the node's address)."""
         server = subprocess.Popen(
             [os.path.join(HOSTILE, "hostile_node"), play, str(seed)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
         )
+        r = None
         try:
             address = server.stdout.readline().split()[1]
             common = ("--dataset", "set", "--test-dataset", "set", "--epochs", 1, "--keep", 0, "--policy", policy)
-            common += ("--on-bad", "fail", "--quiet", "--wire", wire)
+            common += ("--on-bad", "fail", "--quiet", *options)
             r = hapi("train", self.model, "--nodes", address, *common, timeout=2 * self.DEADLINE)
         except subprocess.TimeoutExpired:
-            return "it hangs"
+            pass
         finally:
             died = server.poll()
             server.kill()
             server.wait()
             server.stdout.close()
+        return r, died, address
+
+    def play(self, play, policy, seed, wire="f32"):
+        """One job with one such node; what is wrong with how it ended, or None."""
+        r, died, address = self.job(play, seed, policy, "--wire", wire)
+        if r is None:
+            return "it hangs"
         if died is not None:
             return f"the hostile node ended with {died}"
         if r.seconds > self.DEADLINE:
@@ -350,6 +358,16 @@ class Storage(Hostile):
             for case, wrong in zip(cases, pool.map(lambda case: self.play(*case), cases)):
                 with self.subTest(f"{case}"):
                     self.assertIsNone(wrong)
+
+    def test_computing_in_int8_is_asked_only_of_a_node_that_says_it_can(self):
+        for play, code in (("compute_i8", 0), ("honest", 1)):
+            r, died, address = self.job(play, SEED, "freeze", "--dtype", "i8")
+            self.assertEqual((r.code, died), (code, None), r)
+            if code:
+                self.assertIn(address, r.err)
+                self.assertIn("it cannot compute in int8: give another --dtype", r.err)
+                self.assertEqual(r.err.count("\n"), 1, r)
+                self.assertLess(r.seconds, JOB_DEADLINE / 2)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@
 /* X(play, what it does) */
 #define PLAYS(X)                                                                                             \
     X(honest, "all is well")                                                                                 \
+    X(compute_i8, "all is well, and it says that it computes in int8")                                       \
     X(hello_silent, "never says hello")                                                                      \
     X(hello_garbage, "random bytes for a hello")                                                             \
     X(hello_spoilt, "a spoilt hello")                                                                        \
@@ -141,6 +142,8 @@ static void say_hello(struct guest *g)
                            .version = S("hostile"),
                            .numeric_class = S("onednn/any")};
 
+    if (node->play == PLAY_compute_i8)
+        h.caps |= HAPI_CAP_COMPUTE_I8;
     if (node->play == PLAY_hello_silent)
         return;
     if (node->play == PLAY_hello_garbage) {
