@@ -5,9 +5,10 @@
 
 struct fusion {
     const struct hapi_graph *g;
-    int *user;   /* per value: the one node that reads it; -1: none; -2: several, or a graph output too */
-    int *uses;   /* per value: by nodes; a graph output counts as very many */
-    bool *taken; /* per node: part of a step already */
+    int (*read)[2]; /* per value: the nodes of its first two reads */
+    int *user;      /* per value: the one node that reads it; -1: none; -2: several, or a graph output too */
+    int *uses;      /* per value: by nodes; a graph output counts as very many */
+    bool *taken;    /* per node: part of a step already */
     bool masks;
 };
 
@@ -92,16 +93,10 @@ static int other_operand(const struct hapi_node *n, int v)
     return n->in[0] == v ? n->in[1] : n->in[1] == v ? n->in[0] : HAPI_NO_VALUE;
 }
 
-/* The nodes, after node `from`, that read v, when there are exactly two reads; else 0. */
-static int readers(const struct fusion *f, int v, int from, int *out)
+/* The nodes that read v, where there are exactly two reads, both after node `from`; else NULL. */
+static const int *readers(const struct fusion *f, int v, int from)
 {
-    int n = 0;
-
-    for (size_t i = (size_t)from + 1; i < f->g->n_nodes && f->uses[v] == 2 && n < 2; i++)
-        for (int k = 0; k < f->g->nodes[i].n_in && n < 2; k++)
-            if (f->g->nodes[i].in[k] == v)
-                out[n++] = (int)i;
-    return n == 2 ? 2 : 0;
+    return f->uses[v] == 2 && f->read[v][0] > from ? f->read[v] : NULL;
 }
 
 /* v -> Sigmoid -> Mul(v, .): SiLU. Its nodes go to chain; the Mul is last. */
@@ -132,18 +127,18 @@ static void take(struct fusion *f, struct hapi_step *s, int node)
 /* Extends the step by an activation of its output, if that is all its output is used for. */
 static void take_act(struct fusion *f, struct hapi_step *s)
 {
-    int u = sole_user(f, s->out), list[2], chain[2], n;
+    int u = sole_user(f, s->out), chain[2];
+    const int *list = readers(f, s->out, s->last);
 
     if (u >= 0) {
         if (f->g->nodes[u].in[0] == s->out && act_of(f->g, &f->g->nodes[u], &s->act))
             take(f, s, u);
         return;
     }
-    n = readers(f, s->out, s->last, list);
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; list && i < 2; i++) {
         int len = f->taken[list[i]] ? 0 : swish_of(f, list[i], s->out, chain);
         bool all = len > 0;
-        for (int k = 0; k < n; k++) {
+        for (int k = 0; k < 2; k++) {
             bool found = false;
             for (int j = 0; j < len; j++)
                 found |= chain[j] == list[k];
@@ -372,7 +367,8 @@ static bool fusion_prepare(struct fusion *f, struct hapi_arena *arena)
     f->user = hapi_arena_array(arena, g->n_values + 1, sizeof *f->user);
     f->taken = hapi_arena_array(arena, g->n_nodes + 1, sizeof *f->taken);
     f->uses = hapi_arena_array(arena, g->n_values + 1, sizeof *f->uses);
-    if (!f->user || !f->taken || !f->uses)
+    f->read = hapi_arena_array(arena, g->n_values + 1, sizeof *f->read);
+    if (!f->user || !f->taken || !f->uses || !f->read)
         return false;
     for (size_t i = 0; i < g->n_values; i++)
         f->user[i] = -1;
@@ -382,6 +378,8 @@ static bool fusion_prepare(struct fusion *f, struct hapi_arena *arena)
             if (v < 0)
                 continue;
             f->user[v] = f->user[v] == -1 ? (int)i : -2;
+            if (f->uses[v] < 2)
+                f->read[v][f->uses[v]] = (int)i;
             f->uses[v]++;
         }
     for (size_t i = 0; i < g->n_outputs; i++) {

@@ -236,6 +236,44 @@ static void all__of_100000_nodes__is_bounded(void)
     CHECKF(b.tv_sec - a.tv_sec < 20 * CHECK_SLOWDOWN, "%ld s", (long)(b.tv_sec - a.tv_sec));
 }
 
+/* n nodes that make a value each, then n that read one each, twice; or 2 n nodes that all read one value. */
+static struct hapi_model *far_readers(int n, bool one)
+{
+    struct build b = {0};
+    char name[3][16];
+
+    INPUT(&b, "x", -1, 4);
+    build_node(&b, "Relu", "", "x", "h0");
+    for (int i = 1; i <= 2 * n; i++) {
+        snprintf(name[0], sizeof name[0], "%s,%s", i <= n || one ? "h0" : "", i <= n || one ? "h0" : "");
+        if (i > n && !one)
+            snprintf(name[0], sizeof name[0], "h%d,h%d", i - n, i - n);
+        snprintf(name[1], sizeof name[1], "h%d", i);
+        build_node(&b, i <= n ? "Add" : "Mul", "", name[0], name[1]);
+        if (i > n || one)
+            OUTPUT(&b, name[1]);
+    }
+    return from_build(&b);
+}
+
+static void all__of_100000_nodes_that_read_from_afar__takes_linear_time(void)
+{
+    for (int one = 0; one < 2; one++) {
+        struct hapi_model *m = far_readers(49999, one);
+        const struct hapi_cut *cuts;
+        struct timespec a, b;
+        size_t n;
+
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
+        CHECK(!hapi_model_cuts(m, &cuts, &n, &err) && n == 1);
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
+        double s = (double)(b.tv_sec - a.tv_sec) + 1e-9 * (double)(b.tv_nsec - a.tv_nsec);
+        CHECKF(s < 1 * CHECK_SLOWDOWN, "%.2f s", s);
+        printf("     %s: %.2f s\n", one ? "one value" : "a value each", s);
+        hapi_model_close(m);
+    }
+}
+
 static void find__sets_of_tensors__must_separate(void)
 {
     static const struct {
@@ -489,6 +527,7 @@ int main(void)
     CASE(all__residual__has_what_is_alive_after_each_node);
     CASE(all__inside_of_a_gelu_or_silu__has_nothing);
     CASE(all__of_100000_nodes__is_bounded);
+    CASE(all__of_100000_nodes_that_read_from_afar__takes_linear_time);
     CASE(find__sets_of_tensors__must_separate);
     CASE(find__any_id__costs_bounded_memory);
     CASE(standard__is_the_classifiers_input_or_the_last_cut);
