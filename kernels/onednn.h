@@ -197,6 +197,8 @@ dnnl_status_t hapi_dnn_strided_md(const struct hapi_shape *s, enum hapi_dtype dt
                                   dnnl_memory_desc_t *md);
 /* Whether the present step may write over the rep: temporary memory, and nothing in it is read later. */
 bool hapi_dnn_dies(const struct hapi_dnn *b, int rep);
+/* New rep for the step's output, like rep x and over it where that may be, else in memory of its own. */
+int hapi_dnn_make_over(struct hapi_dnn *b, int x, enum hapi_layout layout, struct hapi_err *err);
 /* Descriptor from an operation descriptor; HAPI_DNN_NONE when there is none or only a `ref` one. */
 int hapi_dnn_pd(struct hapi_dnn *b, const void *op_desc, const_dnnl_primitive_attr_t attr,
                 dnnl_primitive_desc_t *pd);

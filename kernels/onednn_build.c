@@ -193,6 +193,14 @@ bool hapi_dnn_dies(const struct hapi_dnn *b, int rep)
     return b->storages[storage].place == HAPI_DNN_ARENA && b->storages[storage].until <= now;
 }
 
+int hapi_dnn_make_over(struct hapi_dnn *b, int x, enum hapi_layout layout, struct hapi_err *err)
+{
+    enum hapi_dtype dtype = b->reps[x].dtype;
+
+    return hapi_dnn_dies(b, x) ? hapi_dnn_make_in(b, b->step->out, dtype, layout, b->reps[x].storage, err)
+                               : hapi_dnn_make(b, b->step->out, dtype, layout, err);
+}
+
 /* A constant in a dtype and layout; the graph's own bytes where they are that already and stay. */
 static int need_constant(struct hapi_dnn *b, int value, enum hapi_dtype dtype, enum hapi_layout layout,
                          struct hapi_err *err)

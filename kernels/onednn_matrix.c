@@ -267,14 +267,6 @@ int hapi_dnn_matmul(struct hapi_dnn *b, struct hapi_err *err)
     return product_compile(b, &p, err);
 }
 
-/* y = f(x) with one descriptor for both, over x's storage where that may be overwritten. */
-static int in_place(struct hapi_dnn *b, int x, enum hapi_layout layout, struct hapi_err *err)
-{
-    enum hapi_dtype dtype = b->reps[x].dtype;
-    return hapi_dnn_dies(b, x) ? hapi_dnn_make_in(b, b->step->out, dtype, layout, b->reps[x].storage, err)
-                               : hapi_dnn_make(b, b->step->out, dtype, layout, err);
-}
-
 int hapi_dnn_softmax(struct hapi_dnn *b, struct hapi_err *err)
 {
     const struct hapi_node *n = b->step->node;
@@ -303,7 +295,7 @@ int hapi_dnn_softmax(struct hapi_dnn *b, struct hapi_err *err)
     if (rc)
         return rc;
     int r = hapi_dnn_need(b, n->in[0], dtype, HAPI_LAYOUT_PLAIN, err);
-    int y = r < 0 ? r : in_place(b, r, HAPI_LAYOUT_PLAIN, err);
+    int y = r < 0 ? r : hapi_dnn_make_over(b, r, HAPI_LAYOUT_PLAIN, err);
     if (y < 0) {
         dnnl_primitive_desc_destroy(pd);
         return y;
@@ -347,7 +339,7 @@ int hapi_dnn_layer_norm(struct hapi_dnn *b, struct hapi_err *err)
     if (rc)
         return rc;
     int r = hapi_dnn_need(b, n->in[0], dtype, HAPI_LAYOUT_PLAIN, err);
-    int y = r < 0 ? r : in_place(b, r, HAPI_LAYOUT_PLAIN, err);
+    int y = r < 0 ? r : hapi_dnn_make_over(b, r, HAPI_LAYOUT_PLAIN, err);
     if (y < 0) {
         dnnl_primitive_desc_destroy(pd);
         return y;
