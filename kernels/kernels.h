@@ -201,7 +201,7 @@ struct hapi_plan_spec {
 };
 
 /* Bytes; weights are shared by plans that differ in batch only. On a GPU all is the device's, taken when the
- * plan is made; the host gives no arena. */
+ * plan is made; the host gives an arena only to a padded model. */
 struct hapi_plan_memory {
     uint64_t weights, arena, scratch;
     uint64_t device_weights, device_arena;
