@@ -2,10 +2,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "int8.h"
-#include "kernels_ops.h"
-#include "memory.h"
 #include "model.h"
+#include "tiles.h"
 
 static const struct hapi_backend_ops *const backends[] = {
     &hapi_backend_ref,
@@ -31,15 +29,9 @@ struct store {
 static pthread_mutex_t stores_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct store *stores;
 
-/* A micro-batch runs as `runs` runs of the graph, each of `samples`: see tile_choose(). A model that binds at
- * one batch only may have fewer for the last: `tail` (0: as many). */
-struct tiling {
-    int64_t runs, samples, tail;
-};
-
 struct hapi_plan {
     struct hapi_graph *g;
-    struct tiling tiles;
+    struct hapi_tiles tiles;
     struct hapi_backend *backend;
     struct store *store;
     struct hapi_tensor_desc *in, *out; /* edges in the caller's order */
@@ -273,155 +265,6 @@ static int spec_check(const struct hapi_model *m, const struct hapi_plan_spec *s
     return rc ? rc : dtype_check(m, spec, *ops, err);
 }
 
-/* ------------------------------------------------------------------ tiles */
-
-/* What the activations of a tile may take of the caches: a core's own, within what was tried. On a Xeon with
- * large ones 8 MB ran ResNets and DenseNet 5 to 8 % slower than 32; where a core has 17, as on a Zen 4, 32
- * ran most networks 2 to 9 % slower than 16, and 8 was no better. */
-static double cache_bytes(void)
-{
-    double own = (double)hapi_cpu_cache_bytes(), least = 16 << 20, most = 32 << 20;
-
-    return own <= 0 || own > most ? most : own < least ? least : own;
-}
-
-/* Bytes that nodes make in one run: about what a run moves once its activations do not stay in the caches. */
-static double made_bytes(const struct hapi_graph *g)
-{
-    double sum = 0;
-
-    for (size_t i = 0; i < g->n_nodes; i++)
-        for (int k = 0; k < g->nodes[i].n_out; k++) {
-            const struct hapi_value *v = g->nodes[i].out[k] < 0 ? NULL : &g->values[g->nodes[i].out[k]];
-            size_t bytes = 0;
-            if (v && !hapi_tensor_bytes(&v->shape, v->dtype, &bytes))
-                sum += (double)bytes;
-        }
-    return sum;
-}
-
-static bool edges_batch_first(const struct hapi_graph *g)
-{
-    for (size_t i = 0; i < g->n_inputs; i++)
-        if (!g->values[g->inputs[i]].batch_first)
-            return false;
-    for (size_t i = 0; i < g->n_outputs; i++)
-        if (!g->values[g->outputs[i]].batch_first)
-            return false;
-    return g->n_inputs > 0;
-}
-
-/* How many samples to run at a time. Each run reads all weights once: weights / tile bytes a sample. What of
- * a tile's activations does not fit the cache moves through memory as well. The least of the two wins
- * (MobileNets take one or two images, AlexNet with its 244 MB of weights the whole batch), and the arena is
- * that of a tile. Allowed because a sample's bits do not depend on the batch (tests/kernels/test_onednn.c),
- * and because the samples of a micro-batch never mix. `hapi run` (plain_io) runs any model, and so never in
- * parts; neither does a model that cannot be bound to one sample. */
-static int64_t tile_choose(struct hapi_model *m, const struct hapi_plan_spec *spec,
-                           const struct hapi_backend_ops *ops)
-{
-    struct hapi_plan_spec one = *spec;
-    struct hapi_plan_memory mem;
-    struct hapi_backend *b = NULL;
-    struct hapi_graph *g = NULL;
-    int64_t tile = spec->batch;
-    double best = -1;
-
-    if (!ops->tiled || spec->batch < 2 || spec->n_bind || spec->plain_io)
-        return tile;
-    one.batch = 1;
-    if (hapi_graph_bind_raw(&g, m, &one, ops->copies, NULL))
-        return tile;
-    if (edges_batch_first(g) && !ops->compile(&b, g, &one, NULL, NULL)) {
-        double made = made_bytes(g), cache = cache_bytes();
-        ops->memory(b, &mem);
-        for (int64_t t = 1; t <= spec->batch; t++) {
-            double arena = (double)t * (double)mem.arena;
-            double spills = arena > cache ? 1 - cache / arena : 0;
-            double cost = (double)mem.weights / (double)t + spills * made;
-            if (spec->batch % t || (best >= 0 && cost >= best))
-                continue;
-            best = cost;
-            tile = t;
-        }
-        ops->free(b);
-    }
-    hapi_graph_free(g);
-    return tile;
-}
-
-static size_t pad_round(size_t n)
-{
-    return (n + HAPI_MEMORY_ALIGN - 1) / HAPI_MEMORY_ALIGN * HAPI_MEMORY_ALIGN;
-}
-
-/* The graph of one tile. */
-static int tile_bind(struct hapi_graph **g, struct tiling *t, struct hapi_model *m,
-                     const struct hapi_plan_spec *spec, const struct hapi_backend_ops *ops,
-                     struct hapi_err *err)
-{
-    struct hapi_plan_spec part = *spec;
-    int64_t group = spec->batch && !spec->n_bind && !hapi_model_flags(m, NULL) ? m->cache->group : 0;
-    bool grouped = group && spec->batch != group;
-
-    part.batch = grouped ? group : tile_choose(m, spec, ops);
-    *t = (struct tiling){.runs = 1, .samples = part.batch};
-    if (part.batch) {
-        t->runs = (spec->batch + part.batch - 1) / part.batch;
-        t->tail = spec->batch % part.batch;
-    }
-    int rc = hapi_graph_bind_raw(g, m, &part, ops->copies, err);
-    if (!rc && grouped && !edges_batch_first(*g))
-        rc =
-            hapi_err_set(err, HAPI_EUNSUPPORTED, 0,
-                         "the model is for %lld sample(s) at a time, and dim 0 of an edge of the plan is not "
-                         "their number",
-                         (long long)group);
-    return rc;
-}
-
-static enum hapi_dtype edge_dtype(const struct hapi_plan_spec *spec, const struct hapi_value *v, bool input)
-{
-    return input ? (spec->image ? HAPI_U8 : v->dtype) : spec->wire ? spec->wire : v->dtype;
-}
-
-/* As the caller has it; int8 in rows with their scales. */
-static int edge_bytes(const struct hapi_plan_spec *spec, const struct hapi_value *v, bool input,
-                      size_t *bytes)
-{
-    enum hapi_dtype dtype = edge_dtype(spec, v, input);
-    struct hapi_i8 form;
-    int rc;
-
-    if (input || spec->wire != HAPI_I8)
-        return hapi_tensor_bytes(&v->shape, dtype, bytes);
-    rc = hapi_i8_form(&form, &v->shape);
-    if (!rc && __builtin_mul_overflow(hapi_i8_row(&form), (size_t)v->shape.dim[0], bytes))
-        rc = HAPI_ETOOBIG;
-    return rc;
-}
-
-/* What the back end needs; and room behind it, from *pad_at on, for the edges of a run that is filled up. */
-static int memory_of(struct hapi_backend *b, const struct hapi_graph *g, const struct hapi_plan_spec *spec,
-                     const struct tiling *t, struct hapi_plan_memory *out, size_t *pad_at,
-                     struct hapi_err *err)
-{
-    size_t sum, bytes;
-
-    b->ops->memory(b, out);
-    sum = *pad_at = pad_round(out->arena + out->scratch);
-    if (!t->tail)
-        return HAPI_OK;
-    for (size_t i = 0; i < g->n_inputs + g->n_outputs; i++) {
-        int v = i < g->n_inputs ? g->inputs[i] : g->outputs[i - g->n_inputs];
-        if (edge_bytes(spec, &g->values[v], i < g->n_inputs, &bytes) || bytes > SIZE_MAX / 8 - sum)
-            return hapi_err_set(err, HAPI_ETOOBIG, 0, "edge `%s` is too large", g->values[v].name);
-        sum += pad_round(bytes);
-    }
-    out->arena = sum - out->scratch;
-    return HAPI_OK;
-}
-
 /* ------------------------------------------------------------------ plans */
 
 /* Describes n edges; those of a cut are in the order of their names, those of the model in graph order. */
@@ -443,12 +286,12 @@ static int edges_make(const struct hapi_plan *p, const struct hapi_plan_spec *sp
             k--;
         }
         (*at)[k] = i;
-        if (edge_bytes(spec, &all[values[i]], desc == &p->in, &(*bytes)[i]))
+        if (hapi_edge_bytes(spec, &all[values[i]], desc == &p->in, &(*bytes)[i]))
             return hapi_err_set(err, HAPI_ETOOBIG, 0, "edge `%s` is too large", all[values[i]].name);
     }
     for (size_t i = 0; i < n; i++) {
         const struct hapi_value *v = &all[values[(*at)[i]]];
-        (*desc)[i] = (struct hapi_tensor_desc){v->name, edge_dtype(spec, v, desc == &p->in),
+        (*desc)[i] = (struct hapi_tensor_desc){v->name, hapi_edge_dtype(spec, v, desc == &p->in),
                                                hapi_edge_layout(spec, &v->shape), v->shape};
         if (p->tiles.runs > 1 || p->tiles.tail)
             (*desc)[i].shape.dim[0] = spec->batch;
@@ -462,16 +305,16 @@ int hapi_plan_memory_query(struct hapi_model *m, const struct hapi_plan_spec *sp
     const struct hapi_backend_ops *ops;
     struct hapi_backend *b = NULL;
     struct hapi_graph *g = NULL;
-    struct tiling tiles;
+    struct hapi_tiles tiles;
     size_t pad_at;
     int rc = spec_check(m, spec, &ops, err);
 
     if (!rc)
-        rc = tile_bind(&g, &tiles, m, spec, ops, err);
+        rc = hapi_tiles_bind(&g, &tiles, m, spec, ops, err);
     if (!rc)
         rc = ops->compile(&b, g, spec, NULL, err);
     if (!rc)
-        rc = memory_of(b, g, spec, &tiles, out, &pad_at, err);
+        rc = hapi_tiles_memory(b, g, spec, &tiles, out, &pad_at, err);
     if (b)
         ops->free(b);
     hapi_graph_free(g);
@@ -491,7 +334,7 @@ int hapi_plan_new(struct hapi_plan **out, struct hapi_model *m, const struct hap
     p = calloc(1, sizeof *p);
     if (!p)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a plan");
-    rc = tile_bind(&p->g, &p->tiles, m, spec, ops, err);
+    rc = hapi_tiles_bind(&p->g, &p->tiles, m, spec, ops, err);
     if (rc)
         goto fail;
     rc = edges_make(p, spec, p->g->inputs, p->g->n_inputs, spec->from != NULL, &p->in, &p->in_at,
@@ -510,7 +353,7 @@ int hapi_plan_new(struct hapi_plan **out, struct hapi_model *m, const struct hap
     }
     rc = ops->compile(&p->backend, p->g, spec, &p->store->weights, err);
     hapi_model_drop_source(m);
-    rc = rc ? rc : memory_of(p->backend, p->g, spec, &p->tiles, &p->memory, &p->pad_at, err);
+    rc = rc ? rc : hapi_tiles_memory(p->backend, p->g, spec, &p->tiles, &p->memory, &p->pad_at, err);
     if (rc)
         goto fail;
     *out = p;
@@ -578,11 +421,11 @@ static void tail_begin(struct hapi_plan *p, void *arena, bool fill)
         for (size_t k = have; fill && k < p->in_bytes[i]; k += row)
             memcpy(at + k, at + have - row, row);
         p->in_ptr[i] = at;
-        at += pad_round(p->in_bytes[i]);
+        at += hapi_tiles_round(p->in_bytes[i]);
     }
     for (size_t i = 0; i < p->g->n_outputs; i++) {
         p->out_ptr[i] = at;
-        at += pad_round(p->out_bytes[i]);
+        at += hapi_tiles_round(p->out_bytes[i]);
     }
 }
 
