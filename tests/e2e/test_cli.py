@@ -28,7 +28,7 @@ class CommandLine(unittest.TestCase):
         cases = [[HAPI], [HAPI, "nonsense"], [HAPI_RT], [HAPI_RT, "--data"], [HAPI_RT, "--nonsense"]]
         cases += [[HAPI, c] for c in COMMANDS] + [[HAPI, c, "--nonsense"] for c in COMMANDS]
         cases += [[HAPI, "plan-memory", LITE0, "--micro-batch", b] for b in ("0", "1,", "8x", "", "1048577")]
-        cases += [[HAPI, "plan-memory", LITE0, "--dtype", "f16"], [HAPI, "plan-memory", LITE0, "--cut"]]
+        cases += [[HAPI, "plan-memory", LITE0, "--dtype", "f64"], [HAPI, "plan-memory", LITE0, "--cut"]]
         cases += [[HAPI, "train", LITE0, "--nodes", "127.0.0.1:1"]]
         common = ["--nodes", "127.0.0.1:1", "--dataset", "a", "--test-dataset", "b"]
         cases += [[HAPI, "train", LITE0, *common, "--epochs", "none"]]
