@@ -61,8 +61,9 @@ static int rows_need(struct hapi_gpu_build *b, int value, int inner, struct rows
     return rc;
 }
 
-/* Dense, its rows in x's order, with the columns of value's shape instead. */
-static void rows_result(const struct rows *x, int inner, const struct hapi_shape *s,
+/* Dense, its rows in x's order, with the columns of value's shape instead; false: more factors than a view
+ * has. */
+static bool rows_result(const struct rows *x, int inner, const struct hapi_shape *s,
                         struct hapi_gpu_view *out)
 {
     struct hapi_shape columns = {.rank = inner};
@@ -78,10 +79,14 @@ static void rows_result(const struct rows *x, int inner, const struct hapi_shape
     for (int i = 0; i < out->n; i++)
         out->f[i].stride = x->view.f[i].stride / x->pitch * n;
     for (int i = 0; i < inner; i++) {
-        if (last.first[i + 1] > last.first[i])
+        bool one = last.first[i + 1] == last.first[i];
+        if (!one && out->n == HAPI_GPU_FACTORS)
+            return false;
+        if (!one)
             out->f[out->n++] = last.f[last.first[i]];
         out->first[out->rank - inner + i + 1] = out->n;
     }
+    return true;
 }
 
 /* The value (of y's shape) as rows in the order of y, copied if it must be. */
@@ -180,7 +185,8 @@ static int product_by_constant(struct hapi_gpu_build *b, struct product *p, stru
 
     if (rc)
         return rc;
-    rows_result(&p->x, 1, &b->g->values[s->out].shape, &p->y);
+    if (!rows_result(&p->x, 1, &b->g->values[s->out].shape, &p->y))
+        return hapi_gpu_refuse(b, "its rows lie in too many dims");
     if (s->residual >= 0) {
         rc = rows_match(b, s->residual, &p->y, 1, &p->residual);
         tail->residual = &p->residual.view;
@@ -307,7 +313,8 @@ int hapi_gpu_layer_norm(struct hapi_gpu_build *b)
         rc = hapi_gpu_need_wide(b, n->in[2], &shift);
     if (rc)
         return rc;
-    rows_result(&x, xs->rank - axis, xs, &y);
+    if (!rows_result(&x, xs->rank - axis, xs, &y))
+        return hapi_gpu_refuse(b, "its rows lie in too many dims");
     rc = hapi_gpu_result(b, b->step->out, &y, false);
     if (rc)
         return rc;

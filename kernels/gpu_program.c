@@ -8,8 +8,28 @@ enum { PROGRAM_BYTES_MAX = 256 << 20 };
 
 /* ------------------------------------------------------------------ steps */
 
+/* Views divide by the sizes of dims: an empty tensor has none. */
+static int empty_check(struct hapi_gpu_build *b)
+{
+    for (int k = 0; k < b->step->n_nodes; k++) {
+        const struct hapi_node *n = b->step->nodes[k];
+        for (int i = 0; i < n->n_in + n->n_out; i++) {
+            int at = i < n->n_in ? n->in[i] : n->out[i - n->n_in];
+            const struct hapi_value *v = at < 0 ? NULL : &b->g->values[at];
+            for (int d = 0; v && v->dtype == HAPI_F32 && d < v->shape.rank; d++)
+                if (!v->shape.dim[d])
+                    return hapi_gpu_refuse(b, "tensor `%s` is empty", v->name);
+        }
+    }
+    return HAPI_OK;
+}
+
 static int step_compile(struct hapi_gpu_build *b)
 {
+    int rc = empty_check(b);
+
+    if (rc)
+        return rc;
     if (b->step->act_only)
         return hapi_gpu_activation(b);
     switch (b->step->node->op) {
