@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 
 #include "fake_cuda.h"
+#include "int8.h"
 #include "kernels.h"
 #include "networks.h"
 
@@ -187,6 +188,52 @@ static void memory__pinned_and_unpinned__holds_the_device_meanwhile(void)
     hapi_backend_unpin("onednn", slab);
 }
 
+/* A model for one sample runs once a sample: each run has its part of the bytes and its row, and no more. */
+static void plan__of_a_model_for_one_sample__keeps_to_its_edges(void)
+{
+    static const struct hapi_transform transform = {.crop_h = 8, .crop_w = 8, .scale = 1, .std = {1, 1, 1}};
+    static const enum hapi_dtype wires[] = {HAPI_F32, HAPI_F16, HAPI_I8};
+    struct build b = {.attrs = {.p = NULL}};
+    struct hapi_plan_spec spec = half;
+    const struct hapi_tensor_desc *out;
+    struct hapi_model *m;
+    struct hapi_plan *p;
+    size_t size;
+
+    INPUT(&b, "x", 1, 3, 8, 8);
+    OUTPUT(&b, "y");
+    WEIGHTS(&b, "w", 5, 3, 3, 3);
+    I64S(&b, "flat", 1, 180);
+    build_node(&b, "Conv", "/conv", "x,w", "c");
+    build_node(&b, "Reshape", "/flat", "c,flat", "y");
+    void *model = build_finish(&b, 8, 13, &size);
+    REQUIRE(!hapi_model_from_bytes(&m, model, size, NULL, &err));
+    spec.image = &transform;
+    for (size_t i = 0; i < sizeof wires / sizeof *wires; i++) {
+        uint64_t row = 0;
+        spec.wire = wires[i];
+        REQUIRE(!hapi_plan_new(&p, m, &spec, &err));
+        REQUIRE(hapi_plan_parts(p) == 4 && hapi_plan_outputs(p, &out) == 1);
+        REQUIRE(!hapi_wire_row(&out->shape, wires[i], &row));
+        size_t room = 16 * 1024;
+        unsigned char *x = calloc(1, room), *y = malloc(room);
+        REQUIRE(x && y && row * 4 < room);
+        memset(y, 0xaa, room);
+        /* What comes back is what the device has: its memory is not 0xaa. */
+        CHECKF(!hapi_plan_run(p, NULL, (const void *const[]){x}, (void *const[]){y}, &err), "%s", err.text);
+        size_t end = room;
+        while (end && y[end - 1] == 0xaa)
+            end--;
+        CHECKF(end <= row * 4 && end > row * 3, "%s: bytes up to %zu written, rows end at %zu",
+               hapi_dtype_name(wires[i]), end, (size_t)row * 4);
+        free(y);
+        free(x);
+        hapi_plan_free(p);
+    }
+    hapi_model_close(m);
+    rules_kept(0);
+}
+
 static void plan__in_int8__is_refused(void)
 {
     struct hapi_model *m = model();
@@ -217,6 +264,7 @@ int main(void)
     CASE(plan__any_call_fails__is_an_error_and_leaves_nothing);
     CASE(plan__of_bytes_to_the_wire__has_such_edges);
     CASE(memory__pinned_and_unpinned__holds_the_device_meanwhile);
+    CASE(plan__of_a_model_for_one_sample__keeps_to_its_edges);
     CASE(plan__in_int8__is_refused);
     return check_done();
 }
