@@ -302,10 +302,10 @@ static int pool_window(struct hapi_gpu_build *b, struct hapi_window *w)
         int64_t end = (out - 1) * w->stride[i] + w->kernel[i] - xs->dim[2 + i] - w->pad_begin[i];
         if (w->dilation[i] != 1)
             return hapi_gpu_refuse(b, "a dilated pool");
-        /* ceil_mode: more padding at the end, which counts nowhere. Less (floor) does as well. */
+        /* ceil_mode: more padding at the end, which counts nowhere. */
         if (n->op == HAPI_OP_AveragePool && w->count_include_pad && end > w->pad_end[i])
             return hapi_gpu_refuse(b, "ceil_mode with count_include_pad");
-        w->pad_end[i] = end;
+        w->pad_end[i] = end > w->pad_end[i] ? end : w->pad_end[i];
     }
     return rc;
 }

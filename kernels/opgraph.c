@@ -269,9 +269,13 @@ static int pool_check(const struct check *c)
         return rc;
     if (result(c)->dim[1] != operand(c, 0)->dim[1])
         return wrong(c, "the result's number of channels", result(c)->dim[1], operand(c, 0)->dim[1]);
-    for (int i = 0; i < c->op->spatial; i++)
+    for (int i = 0; i < c->op->spatial; i++) {
+        int64_t least = c->op->pad_begin[i] < c->op->pad_end[i] ? c->op->pad_begin[i] : c->op->pad_end[i];
         if (c->op->dilation[i] != 1)
             return wrong(c, "a dilation", c->op->dilation[i], 1);
+        if (least < 0) /* cuDNN makes plans of them, and says nowhere what they compute */
+            return wrong(c, "a padding", least, 0);
+    }
     return HAPI_OK;
 }
 

@@ -144,10 +144,26 @@ static void program__of_a_mean_over_one_axis_eight_times__is_made(void)
     CHECK(!compile(&b, 2));
 }
 
+/* 7 in windows of 2: the last row and column are in none. cuDNN is not asked for a padding below zero. */
+static void program__of_a_pool_that_leaves_a_rest__is_made(void)
+{
+    static const char *const ops[] = {"MaxPool", "AveragePool"};
+
+    for (int i = 0; i < 2; i++) {
+        struct build b = {.attrs = {.p = NULL}};
+        INPUT(&b, "x", -1, 4, 7, 7);
+        INTS(&b, "kernel_shape", 2, 2);
+        INTS(&b, "strides", 2, 2);
+        build_node(&b, ops[i], "/pool", "x", "y");
+        CHECKF(!compile(&b, 2), "%s: %s", ops[i], err.text);
+    }
+}
+
 int main(void)
 {
     CASE(program__of_empty_tensors__is_refused);
     CASE(program__of_a_view_in_sixteen_pieces__is_refused);
     CASE(program__of_a_mean_over_one_axis_eight_times__is_made);
+    CASE(program__of_a_pool_that_leaves_a_rest__is_made);
     return check_done();
 }
