@@ -118,10 +118,13 @@ int hapi_cudnn_plans_make(void *plans, const struct hapi_cudnn_graph *g, int *pl
         m->build_ns = hapi_clock_ns() - start;
         if (m->plan && !m->kept && p->folder)
             hapi_cudnn_cache_put(p->folder, p->device, key, m->plan);
+        if (rc && rc != HAPI_EUNSUPPORTED) { /* no word on engines: asked again, it may be taken */
+            p->n--;
+            free(m);
+            return hapi_err_set(err, rc, why.sys, "%s", why.text);
+        }
         if (rc)
             m->refusal = strdup(why.text);
-        if (rc && rc != HAPI_EUNSUPPORTED)
-            return hapi_err_set(err, rc, why.sys, "%s", why.text);
     }
     m->uses++;
     if (!m->plan)

@@ -141,6 +141,45 @@ static void plan__any_call_fails__is_an_error_and_leaves_nothing(void)
     hapi_model_close(m);
 }
 
+/* While another plan keeps the device open. */
+static void plan__after_a_failure__is_as_if_nothing_had_been(void)
+{
+    struct hapi_model *m = model();
+    struct hapi_plan_spec spec = half;
+    struct hapi_plan *keeps, *p;
+    bool failed = true;
+
+    REQUIRE(!hapi_plan_new(&keeps, m, &half, &err));
+    long before = report().launches;
+    REQUIRE(!run_once(keeps));
+    long launches = report().launches - before;
+    for (long n = 1; failed && n < 5000; n++) {
+        spec.batch = 4 + n;
+        fail_at(n, CUDA_ERROR_OUT_OF_MEMORY);
+        long calls = report().calls;
+        int rc = hapi_plan_new(&p, m, &spec, &err);
+        failed = report().calls >= calls + n;
+        fail_at(0, 0);
+        if (!rc) { /* another engine did, or nothing failed */
+            hapi_plan_free(p);
+            continue;
+        }
+        rc = hapi_plan_new(&p, m, &spec, &err);
+        CHECKF(!rc, "after failing at call %ld: %s", n, err.text);
+        if (rc)
+            break;
+        before = report().launches;
+        CHECKF(!run_once(p), "%s", err.text);
+        CHECKF(report().launches - before == launches, "%ld launches after failing at call %ld, not %ld",
+               report().launches - before, n, launches);
+        hapi_plan_free(p);
+    }
+    CHECK(!failed);
+    hapi_plan_free(keeps);
+    hapi_model_close(m);
+    rules_kept(0);
+}
+
 /* What a node makes of photos: bytes in, rows of int8 out. */
 static void plan__of_bytes_to_the_wire__has_such_edges(void)
 {
@@ -262,6 +301,7 @@ int main(void)
     CASE(plan__made_run_and_freed__leaves_nothing);
     CASE(plan__memory__is_known_before);
     CASE(plan__any_call_fails__is_an_error_and_leaves_nothing);
+    CASE(plan__after_a_failure__is_as_if_nothing_had_been);
     CASE(plan__of_bytes_to_the_wire__has_such_edges);
     CASE(memory__pinned_and_unpinned__holds_the_device_meanwhile);
     CASE(plan__of_a_model_for_one_sample__keeps_to_its_edges);
