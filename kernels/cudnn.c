@@ -134,6 +134,12 @@ static int launches_make(struct hapi_cudnn *b, struct hapi_err *err)
     const struct hapi_gpu_program *p = b->program;
     int rc = HAPI_OK;
 
+    hapi_cuda_plans_lock(b->device); /* the list may be growing */
+    for (size_t i = 0; i < p->n_launches; i++)
+        if (p->launches[i].graph)
+            b->launches[i].plan = hapi_cudnn_plan_descriptor(
+                hapi_cudnn_plans_get(b->device->plans, (size_t)p->launches[i].plan).plan);
+    hapi_cuda_plans_unlock(b->device);
     for (size_t i = 0; i < p->n_launches && !rc; i++)
         if (p->launches[i].graph)
             rc = graph_prepare(b, &p->launches[i], &b->launches[i], err);
@@ -197,9 +203,9 @@ static int program_make(struct hapi_cudnn *b, const struct hapi_graph *g, const 
         edges.image = &image;
     }
 
-    hapi_cuda_lock(b->device);
+    hapi_cuda_plans_lock(b->device);
     rc = hapi_gpu_program_new(&b->program, g, spec->dtype, &edges, &maker, err);
-    hapi_cuda_unlock(b->device);
+    hapi_cuda_plans_unlock(b->device);
     return rc;
 }
 
@@ -264,9 +270,7 @@ static int launch_run(struct hapi_cudnn *b, size_t i, struct hapi_err *err)
 
     if (l->graph) {
         const struct hapi_cudnn_lib *lib = b->device->cudnn;
-        cudnnBackendDescriptor_t plan =
-            hapi_cudnn_plan_descriptor(hapi_cudnn_plans_get(b->device->plans, (size_t)l->plan).plan);
-        cudnnStatus_t s = lib->BackendExecute(b->device->handle, plan, k->pack);
+        cudnnStatus_t s = lib->BackendExecute(b->device->handle, k->plan, k->pack);
         return s ? hapi_cudnn_fail(lib, s, l->graph->name, err) : HAPI_OK;
     }
     void *parameters[] = {(void *)(uintptr_t)&l->kernel, &k->pointers[0], &k->pointers[1], &k->pointers[2],

@@ -11,7 +11,8 @@ static struct hapi_cuda driver;
 static int loaded;
 static struct hapi_err why;
 
-static pthread_mutex_t device_lock = PTHREAD_MUTEX_INITIALIZER, calls_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t device_lock = PTHREAD_MUTEX_INITIALIZER, calls_lock = PTHREAD_MUTEX_INITIALIZER,
+                       plans_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct hapi_cuda_device *device;
 
 int hapi_cuda_fail(const struct hapi_cuda *cu, CUresult r, const char *what, struct hapi_err *err)
@@ -77,6 +78,16 @@ void hapi_cuda_lock(struct hapi_cuda_device *d)
 void hapi_cuda_unlock(struct hapi_cuda_device *d)
 {
     pthread_mutex_unlock(d->lock);
+}
+
+void hapi_cuda_plans_lock(struct hapi_cuda_device *d)
+{
+    pthread_mutex_lock(d->plans_lock);
+}
+
+void hapi_cuda_plans_unlock(struct hapi_cuda_device *d)
+{
+    pthread_mutex_unlock(d->plans_lock);
 }
 
 static int module_open(struct hapi_cuda_device *d, struct hapi_err *err)
@@ -148,6 +159,7 @@ static int device_open(struct hapi_cuda_device **out, struct hapi_err *err)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for a GPU");
     d->cu = &driver;
     d->lock = &calls_lock;
+    d->plans_lock = &plans_lock;
     d->refs = 1;
     rc = hapi_cudnn_lib_get(&d->cudnn, err);
     if (rc)

@@ -62,14 +62,13 @@ struct hapi_cuda_device {
     CUfunction kernels[HAPI_GPU_KERNELS];
     cudnnHandle_t handle; /* under lock */
     struct hapi_cudnn_device *described;
-    struct hapi_cudnn_plans *plans; /* under lock */
-    void *lock;                     /* pthread_mutex_t: of what is not thread-safe */
+    struct hapi_cudnn_plans *plans; /* under plans_lock: making one takes seconds, in which others run */
+    void *lock, *plans_lock;        /* pthread_mutex_t: of what is not thread-safe; never both */
     int refs;
 };
 
-/* CUDA device 0 (CUDA_VISIBLE_DEVICES says which that is), opened by the first. The context is current on the
- * calling thread until hapi_cuda_leave(). Errors: HAPI_EUNSUPPORTED (no driver, no device, no cuDNN: the text
- * says which), HAPI_ESYS, HAPI_ENOMEM. */
+/* CUDA device 0 (CUDA_VISIBLE_DEVICES says which that is), opened by the first. Errors: HAPI_EUNSUPPORTED (no
+ * driver, no device, no cuDNN: the text says which), HAPI_ESYS, HAPI_ENOMEM. */
 int hapi_cuda_device_get(struct hapi_cuda_device **out, struct hapi_err *err);
 void hapi_cuda_device_put(struct hapi_cuda_device *d);
 /* Makes the device's context current, and no longer: around every group of calls. */
@@ -77,6 +76,8 @@ int hapi_cuda_enter(const struct hapi_cuda_device *d, struct hapi_err *err);
 void hapi_cuda_leave(const struct hapi_cuda_device *d);
 void hapi_cuda_lock(struct hapi_cuda_device *d);
 void hapi_cuda_unlock(struct hapi_cuda_device *d);
+void hapi_cuda_plans_lock(struct hapi_cuda_device *d);
+void hapi_cuda_plans_unlock(struct hapi_cuda_device *d);
 
 /* HAPI_ENOMEM for memory, else HAPI_ESYS, with the driver's name for it. */
 int hapi_cuda_fail(const struct hapi_cuda *cu, CUresult r, const char *what, struct hapi_err *err);

@@ -27,6 +27,10 @@ struct fake_cuda_report {
  * then. */
 void fake_cuda_fail_at(long n, int error);
 struct fake_cuda_report fake_cuda_report(void);
+/* In the fake cuDNN: a number of milliseconds that making one execution plan takes, and whether one is being
+ * made. */
+void fake_cudnn_slow(int ms);
+int fake_cudnn_making(void);
 /* Without a device, cuInit() fails as on a machine that has none. */
 void fake_cuda_devices(int n);
 

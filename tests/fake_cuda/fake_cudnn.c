@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cudnn_graph.h>
 
@@ -36,6 +37,27 @@ static const char device[] =
     "\"isTccDriver\":0,\"supportCoopLaunch\":1,\"totalGlobalMem\":1073741824,\"smClockRateKHz\":1,"
     "\"memClockRateKHz\":1,"
     "\"l2CacheSize\":1}";
+
+static _Atomic int slow, making;
+
+void fake_cudnn_slow(int ms)
+{
+    slow = ms;
+}
+
+int fake_cudnn_making(void)
+{
+    return making;
+}
+
+/* Until it is told that it need not, at most. */
+static void take_time(void)
+{
+    making++;
+    for (int i = 0; i < slow; i++)
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    making--;
+}
 
 size_t cudnnGetVersion(void)
 {
@@ -125,6 +147,8 @@ cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t d)
         fake_cuda_wrong("a descriptor finalized twice");
     if (fake_cuda_call())
         return FAILED;
+    if (it && it->type == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)
+        take_time();
     if (it)
         it->finalized = true;
     return CUDNN_STATUS_SUCCESS;

@@ -9,6 +9,8 @@
 
 #include <cuda.h>
 #include <dlfcn.h>
+#include <pthread.h>
+#include <time.h>
 
 #include "fake_cuda.h"
 #include "int8.h"
@@ -18,6 +20,8 @@
 static struct hapi_err err;
 static struct fake_cuda_report (*report)(void);
 static void (*fail_at)(long n, int error);
+static void (*slow)(int ms);
+static int (*making)(void);
 
 /* A stem, a residual block, a head: convolutions, a pool, a product, kernels of ours. */
 static struct hapi_model *model(void)
@@ -180,6 +184,44 @@ static void plan__after_a_failure__is_as_if_nothing_had_been(void)
     rules_kept(0);
 }
 
+static void *other_plan(void *arg)
+{
+    struct hapi_err e;
+    struct hapi_model *m = model();
+    struct hapi_plan_spec spec = half;
+    struct hapi_plan *p = NULL;
+
+    spec.batch = 3;
+    CHECKF(!hapi_plan_new(&p, m, &spec, &e), "%s", e.text);
+    hapi_plan_free(p);
+    hapi_model_close(m);
+    return arg;
+}
+
+/* Making a plan takes seconds: nobody's images wait for somebody's model. */
+static void plan__while_another_is_made__runs(void)
+{
+    struct hapi_model *m = model();
+    struct hapi_plan *p;
+    pthread_t thread;
+    bool during;
+
+    REQUIRE(!hapi_plan_new(&p, m, &half, &err));
+    slow(10000);
+    REQUIRE(!pthread_create(&thread, NULL, other_plan, NULL));
+    for (int i = 0; i < 5000 && !making(); i++)
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    REQUIRE(making());
+    CHECKF(!run_once(p), "%s", err.text);
+    during = making();
+    slow(0);
+    CHECK(during);
+    pthread_join(thread, NULL);
+    hapi_plan_free(p);
+    hapi_model_close(m);
+    rules_kept(0);
+}
+
 /* What a node makes of photos: bytes in, rows of int8 out. */
 static void plan__of_bytes_to_the_wire__has_such_edges(void)
 {
@@ -290,18 +332,24 @@ int main(void)
     void *cuda = dlopen("libcuda.so.1", RTLD_NOW);
     void *a = cuda ? dlsym(cuda, "fake_cuda_report") : NULL,
          *b = cuda ? dlsym(cuda, "fake_cuda_fail_at") : NULL;
+    void *cudnn = dlopen("libcudnn.so.9", RTLD_NOW);
+    void *c = cudnn ? dlsym(cudnn, "fake_cudnn_slow") : NULL,
+         *d = cudnn ? dlsym(cudnn, "fake_cudnn_making") : NULL;
 
-    if (!a || !b) {
+    if (!a || !b || !c || !d) {
         fputs("libcuda.so.1 is not the fake one: set LD_LIBRARY_PATH to its folder\n", stderr);
         return 1;
     }
     memcpy(&report, &a, sizeof a);
     memcpy(&fail_at, &b, sizeof b);
+    memcpy(&slow, &c, sizeof c);
+    memcpy(&making, &d, sizeof d);
     CASE(backend__with_a_gpu__is_chosen_by_auto);
     CASE(plan__made_run_and_freed__leaves_nothing);
     CASE(plan__memory__is_known_before);
     CASE(plan__any_call_fails__is_an_error_and_leaves_nothing);
     CASE(plan__after_a_failure__is_as_if_nothing_had_been);
+    CASE(plan__while_another_is_made__runs);
     CASE(plan__of_bytes_to_the_wire__has_such_edges);
     CASE(memory__pinned_and_unpinned__holds_the_device_meanwhile);
     CASE(plan__of_a_model_for_one_sample__keeps_to_its_edges);
