@@ -7,7 +7,7 @@
 
 struct weight {
     struct weight *next;
-    struct hapi_gpu_view to;
+    struct hapi_gpu_view from, to;
     enum hapi_dtype dtype;
     const void *raw;    /* the file's bytes that it was made from; NULL: not from there */
     uint8_t source[32]; /* else SHA-256 of what it was made from */
@@ -83,14 +83,15 @@ static bool same_view(const struct hapi_gpu_view *a, const struct hapi_gpu_view 
 static struct weight *weight_find(struct weights *all, const struct hapi_gpu_program *p,
                                   const struct hapi_gpu_weight *w, bool *fresh)
 {
-    struct weight key = {.to = w->to, .dtype = w->dtype, .raw = from_file(p, w) ? w->data : NULL};
+    struct weight key = {
+        .from = w->from, .to = w->to, .dtype = w->dtype, .raw = from_file(p, w) ? w->data : NULL};
 
     if (!key.raw)
         hapi_sha256(key.source, w->data, (size_t)w->elements * sizeof(float));
     *fresh = false;
     for (struct weight *e = all->list; e; e = e->next)
         if (e->dtype == key.dtype && e->raw == key.raw && !memcmp(e->source, key.source, sizeof key.source) &&
-            same_view(&e->to, &key.to))
+            same_view(&e->from, &key.from) && same_view(&e->to, &key.to))
             return e;
     struct weight *e = malloc(sizeof *e);
     if (!e)

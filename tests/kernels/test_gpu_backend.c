@@ -184,6 +184,33 @@ static void plan__after_a_failure__is_as_if_nothing_had_been(void)
     rules_kept(0);
 }
 
+/* A constant that is added, and a convolution's weights: the device has it in both orders. */
+static void plan__of_a_constant_used_in_two_orders__has_both(void)
+{
+    struct build b = {.attrs = {.p = NULL}};
+    struct hapi_plan_spec spec = {.dtype = HAPI_F32, .backend = "cudnn"};
+    struct hapi_plan_memory said;
+    struct hapi_model *m;
+    struct hapi_plan *p;
+    size_t size;
+
+    INPUT(&b, "x", 3, 3, 3, 3);
+    OUTPUT(&b, "y");
+    WEIGHTS(&b, "w", 3, 3, 3, 3);
+    build_node(&b, "Add", "/add", "x,w", "a");
+    build_node(&b, "Conv", "/conv", "a,w", "y");
+    void *bytes = build_finish(&b, 8, 13, &size);
+    REQUIRE(!hapi_model_from_bytes(&m, bytes, size, NULL, &err));
+    size_t before = report().bytes;
+    REQUIRE(!hapi_plan_new(&p, m, &spec, &err));
+    said = hapi_plan_memory_get(p);
+    CHECKF(report().bytes - before == said.device_weights + said.device_arena, "%zu taken, %llu said",
+           report().bytes - before, (unsigned long long)(said.device_weights + said.device_arena));
+    hapi_plan_free(p);
+    hapi_model_close(m);
+    rules_kept(0);
+}
+
 static void *other_plan(void *arg)
 {
     struct hapi_err e;
@@ -349,6 +376,7 @@ int main(void)
     CASE(plan__memory__is_known_before);
     CASE(plan__any_call_fails__is_an_error_and_leaves_nothing);
     CASE(plan__after_a_failure__is_as_if_nothing_had_been);
+    CASE(plan__of_a_constant_used_in_two_orders__has_both);
     CASE(plan__while_another_is_made__runs);
     CASE(plan__of_bytes_to_the_wire__has_such_edges);
     CASE(memory__pinned_and_unpinned__holds_the_device_meanwhile);
