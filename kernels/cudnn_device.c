@@ -157,40 +157,77 @@ void hapi_cudnn_device_free(struct hapi_cudnn_device *d)
     free(d);
 }
 
-int hapi_cudnn_device_capture(char **json, int id, struct hapi_err *err)
+/* CUDA device `id` as cuDNN describes it: the finalized descriptor, and its text (malloc'd). */
+static int captured(const struct hapi_cudnn_lib *lib, int id, cudnnBackendDescriptor_t *out, char **json,
+                    struct hapi_err *err)
 {
-    const struct hapi_cudnn_lib *lib = NULL;
     cudnnBackendDescriptor_t d = NULL;
-    cudnnStatus_t s;
-    char *text = NULL;
-    int64_t n = 0;
     const int32_t device = id;
-    int rc = hapi_cudnn_lib_get(&lib, err);
+    char *text = calloc(1, DESCRIPTION_MAX + 1);
+    int64_t n = 0;
+    cudnnStatus_t s;
 
-    if (rc)
-        return rc;
+    if (!text)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for the description of a device");
     s = lib->BackendCreateDescriptor(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, &d);
     if (!s)
         s = lib->BackendSetAttribute(d, CUDNN_ATTR_DEVICEPROP_DEVICE_ID, CUDNN_TYPE_INT32, 1, &device);
     if (!s)
         s = lib->BackendFinalize(d);
-    text = s ? NULL : calloc(1, DESCRIPTION_MAX + 1);
-    if (!s && !text)
-        rc = hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for the description of a device");
-    if (text)
+    if (!s)
         s = lib->BackendGetAttribute(d, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR,
                                      DESCRIPTION_MAX, &n, text);
     if (s) {
         (void)hapi_cudnn_fail(lib, s, "reading what CUDA device this is", err);
-        rc = HAPI_EUNSUPPORTED;
-    }
-    if (d)
-        (void)lib->BackendDestroyDescriptor(d);
-    if (rc) {
+        if (err)
+            err->code = HAPI_EUNSUPPORTED;
+        if (d)
+            (void)lib->BackendDestroyDescriptor(d);
         free(text);
-        return rc;
+        return HAPI_EUNSUPPORTED;
     }
+    *out = d;
     *json = text;
+    return HAPI_OK;
+}
+
+int hapi_cudnn_device_capture(char **json, int id, struct hapi_err *err)
+{
+    const struct hapi_cudnn_lib *lib = NULL;
+    cudnnBackendDescriptor_t d = NULL;
+    int rc = hapi_cudnn_lib_get(&lib, err);
+
+    if (!rc)
+        rc = captured(lib, id, &d, json, err);
+    if (!rc)
+        (void)lib->BackendDestroyDescriptor(d);
+    return rc;
+}
+
+int hapi_cudnn_device_open(struct hapi_cudnn_device **out, int id, struct hapi_err *err)
+{
+    struct hapi_cudnn_device *d = calloc(1, sizeof *d);
+    char *text = NULL;
+    int rc = d ? hapi_cudnn_lib_get(&d->lib, err) : HAPI_ENOMEM;
+
+    if (!rc)
+        rc = captured(d->lib, id, &d->properties, &text, err);
+    if (!rc) {
+        cJSON *all = cJSON_Parse(text);
+        const cJSON *name = cJSON_GetObjectItemCaseSensitive(all, "deviceName"),
+                    *version = cJSON_GetObjectItemCaseSensitive(all, "deviceVer");
+        d->name = strdup(cJSON_IsString(name) ? name->valuestring : "CUDA device");
+        d->version = whole(version) && version->valuedouble < 10000 ? (int)version->valuedouble : 0;
+        key_make(d, text);
+        cJSON_Delete(all);
+        rc = d->name ? HAPI_OK : HAPI_ENOMEM;
+    }
+    free(text);
+    if (rc) {
+        hapi_cudnn_device_free(d);
+        return rc == HAPI_ENOMEM ? hapi_err_set(err, rc, 0, "no memory for a device") : rc;
+    }
+    *out = d;
     return HAPI_OK;
 }
 

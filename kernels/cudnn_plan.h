@@ -24,6 +24,9 @@ const char *hapi_cudnn_device_text(const char *name);
 /* That of CUDA device `id` of this machine, as cuDNN reads it; malloc'd, terminated, the caller frees.
  * HAPI_EUNSUPPORTED: no cuDNN, or no GPU that answers. */
 int hapi_cudnn_device_capture(char **json, int id, struct hapi_err *err);
+/* That device itself, whatever this cuDNN says of it: others may name more than the descriptions here, or in
+ * other ways. Errors: likewise, and HAPI_ENOMEM. */
+int hapi_cudnn_device_open(struct hapi_cudnn_device **out, int id, struct hapi_err *err);
 void hapi_cudnn_device_free(struct hapi_cudnn_device *d);
 /* SHA-256 of the description and of cuDNN's version: what a plan is for. */
 const uint8_t *hapi_cudnn_device_key(const struct hapi_cudnn_device *d);

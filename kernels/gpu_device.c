@@ -116,16 +116,13 @@ static int module_open(struct hapi_cuda_device *d, struct hapi_err *err)
 
 static int cudnn_open(struct hapi_cuda_device *d, struct hapi_err *err)
 {
-    char *json = NULL, folder[4096];
+    char folder[4096];
     cudnnStatus_t s = d->cudnn->Create(&d->handle);
     int rc;
 
     if (s)
         return hapi_cudnn_fail(d->cudnn, s, "starting cuDNN", err);
-    rc = hapi_cudnn_device_capture(&json, d->device, err);
-    if (!rc)
-        rc = hapi_cudnn_device_parse(&d->described, json, strlen(json), err);
-    free(json);
+    rc = hapi_cudnn_device_open(&d->described, d->device, err);
     if (rc)
         return rc;
     bool keeps = hapi_cudnn_cache_folder(folder, sizeof folder);

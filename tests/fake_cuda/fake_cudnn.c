@@ -27,6 +27,7 @@ struct cudnnContext {
     cudaStream_t stream;
 };
 
+/* As no description of ours is: with a key more, and a truth value for a number. */
 static const char device[] =
     "{\"cudaDeviceId\":0,\"deviceVer\":900,\"driverVer\":13000,\"deviceName\":\"fake\",\"pciDeviceId\":0,"
     "\"multiProcessorCount\":1,\"warpSize\":32,\"maxGridSize\":[1,1,1],\"maxBlockSize\":[1,1,1],"
@@ -34,7 +35,8 @@ static const char device[] =
     "\"maxRegistersPerSM\":1,\"maxSharedMemoryPerBlock\":1,\"maxSharedMemoryPerBlockOptin\":1,"
     "\"reservedSharedMemoryPerBlock\":1,\"maxCtasPerSM\":1,\"maxThreadsPerBlock\":1024,\"maxThreadsPerSM\":"
     "2048,"
-    "\"isTccDriver\":0,\"supportCoopLaunch\":1,\"totalGlobalMem\":1073741824,\"smClockRateKHz\":1,"
+    "\"isTccDriver\":false,\"ofALaterVersion\":1,\"supportCoopLaunch\":1,\"totalGlobalMem\":1073741824,"
+    "\"smClockRateKHz\":1,"
     "\"memClockRateKHz\":1,"
     "\"l2CacheSize\":1}";
 
