@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { VERSION_MIN = 90600 }; /* the first whose plans are made for a device that is only described */
+enum { VERSION_MIN = 90800 }; /* the first whose plans are made for a device that is only described */
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct hapi_cudnn_lib library;

@@ -224,6 +224,20 @@ static cudnnStatus_t engines_try(struct hapi_cudnn_plan *p, const struct hapi_cu
     return s;
 }
 
+/* What this cuDNN has no descriptor for: asked for one, it says that it has no memory. */
+static int version_check(const struct hapi_cudnn_device *d, const struct hapi_cudnn_graph *g,
+                         struct hapi_err *err)
+{
+    enum { SDPA_SINCE = 91301 };
+    size_t v = d->lib->GetVersion();
+
+    for (int i = 0; i < g->n_ops; i++)
+        if (g->ops[i].kind == HAPI_CUDNN_SDPA && v < SDPA_SINCE)
+            return hapi_err_set(err, HAPI_EUNSUPPORTED, 0,
+                                "%s: cuDNN %zu has no attention in one op: 9.13.1 has", g->name, v);
+    return HAPI_OK;
+}
+
 static int refused(const struct hapi_cudnn_device *d, const struct hapi_cudnn_graph *g, cudnnStatus_t s,
                    int tried, struct hapi_err *err)
 {
@@ -244,6 +258,8 @@ int hapi_cudnn_plan_new(struct hapi_cudnn_plan **out, const struct hapi_cudnn_de
     cudnnStatus_t s = CUDNN_STATUS_SUCCESS;
     int rc = hapi_cudnn_graph_check(g, err);
 
+    if (!rc)
+        rc = version_check(d, g, err);
     if (rc)
         return rc;
     p = calloc(1, sizeof *p);

@@ -31,6 +31,8 @@ struct fake_cuda_report fake_cuda_report(void);
  * made. */
 void fake_cudnn_slow(int ms);
 int fake_cudnn_making(void);
+/* As cuDNN 9.10 is: without attention in one op. */
+void fake_cudnn_old(int old);
 /* Without a device, cuInit() fails as on a machine that has none. */
 void fake_cuda_devices(int n);
 

@@ -40,7 +40,12 @@ static const char device[] =
     "\"memClockRateKHz\":1,"
     "\"l2CacheSize\":1}";
 
-static _Atomic int slow, making;
+static _Atomic int slow, making, old;
+
+void fake_cudnn_old(int is)
+{
+    old = is;
+}
 
 void fake_cudnn_slow(int ms)
 {
@@ -63,7 +68,7 @@ static void take_time(void)
 
 size_t cudnnGetVersion(void)
 {
-    return 91900;
+    return old ? 91000 : 91900;
 }
 
 size_t cudnnGetCudartVersion(void)
@@ -108,6 +113,9 @@ cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type, cu
 
     if (fake_cuda_call())
         return FAILED;
+    if (old &&
+        type == CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR) /* what cuDNN says of types unknown to it */
+        return CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED;
     it = calloc(1, sizeof *it);
     if (!it)
         return FAILED;

@@ -20,7 +20,7 @@
 static struct hapi_err err;
 static struct fake_cuda_report (*report)(void);
 static void (*fail_at)(long n, int error);
-static void (*slow)(int ms);
+static void (*slow)(int ms), (*old)(int old);
 static int (*making)(void);
 
 /* A stem, a residual block, a head: convolutions, a pool, a product, kernels of ours. */
@@ -211,6 +211,47 @@ static void plan__of_a_constant_used_in_two_orders__has_both(void)
     rules_kept(0);
 }
 
+/* softmax(x x^T) x. */
+static long attention_launches(void)
+{
+    struct build b = {.attrs = {.p = NULL}};
+    struct hapi_model *m;
+    struct hapi_plan *p;
+    size_t size;
+    long before;
+
+    INPUT(&b, "x", -1, 16, 8);
+    OUTPUT(&b, "y");
+    INTS(&b, "perm", 0, 2, 1);
+    build_node(&b, "Transpose", "/turn", "x", "k");
+    build_node(&b, "MatMul", "/scores", "x,k", "s");
+    build_int(&b, "axis", -1);
+    build_node(&b, "Softmax", "/softmax", "s", "p");
+    build_node(&b, "MatMul", "/values", "p,x", "y");
+    void *bytes = build_finish(&b, 8, 13, &size);
+    REQUIRE(!hapi_model_from_bytes(&m, bytes, size, NULL, &err));
+    if (hapi_plan_new(&p, m, &half, &err)) {
+        CHECKF(0, "%s", err.text);
+        return 0;
+    }
+    before = report().launches;
+    CHECKF(!run_once(p), "%s", err.text);
+    hapi_plan_free(p);
+    hapi_model_close(m);
+    return report().launches - before;
+}
+
+static void plan__of_an_older_cudnn__has_attention_in_parts(void)
+{
+    long whole = attention_launches(), parts;
+
+    old(1);
+    parts = attention_launches();
+    old(0);
+    CHECKF(whole && parts > whole, "%ld launches, %ld with an older one", whole, parts);
+    rules_kept(0);
+}
+
 static void *other_plan(void *arg)
 {
     struct hapi_err e;
@@ -361,9 +402,10 @@ int main(void)
          *b = cuda ? dlsym(cuda, "fake_cuda_fail_at") : NULL;
     void *cudnn = dlopen("libcudnn.so.9", RTLD_NOW);
     void *c = cudnn ? dlsym(cudnn, "fake_cudnn_slow") : NULL,
-         *d = cudnn ? dlsym(cudnn, "fake_cudnn_making") : NULL;
+         *d = cudnn ? dlsym(cudnn, "fake_cudnn_making") : NULL,
+         *e = cudnn ? dlsym(cudnn, "fake_cudnn_old") : NULL;
 
-    if (!a || !b || !c || !d) {
+    if (!a || !b || !c || !d || !e) {
         fputs("libcuda.so.1 is not the fake one: set LD_LIBRARY_PATH to its folder\n", stderr);
         return 1;
     }
@@ -371,12 +413,14 @@ int main(void)
     memcpy(&fail_at, &b, sizeof b);
     memcpy(&slow, &c, sizeof c);
     memcpy(&making, &d, sizeof d);
+    memcpy(&old, &e, sizeof e);
     CASE(backend__with_a_gpu__is_chosen_by_auto);
     CASE(plan__made_run_and_freed__leaves_nothing);
     CASE(plan__memory__is_known_before);
     CASE(plan__any_call_fails__is_an_error_and_leaves_nothing);
     CASE(plan__after_a_failure__is_as_if_nothing_had_been);
     CASE(plan__of_a_constant_used_in_two_orders__has_both);
+    CASE(plan__of_an_older_cudnn__has_attention_in_parts);
     CASE(plan__while_another_is_made__runs);
     CASE(plan__of_bytes_to_the_wire__has_such_edges);
     CASE(memory__pinned_and_unpinned__holds_the_device_meanwhile);
