@@ -5,8 +5,10 @@
 #include "convert.h"
 #include "cudnn_backend.h"
 
+enum { BUCKETS = 4096 }; /* a model may have hundreds of thousands of small constants */
+
 struct weight {
-    struct weight *next;
+    struct weight *next; /* of its bucket */
     struct hapi_gpu_view from, to;
     enum hapi_dtype dtype;
     const void *raw;    /* the file's bytes that it was made from; NULL: not from there */
@@ -22,7 +24,7 @@ struct block {
 
 struct weights {
     struct hapi_cuda_device *device;
-    struct weight *list;
+    struct weight *buckets[BUCKETS];
     struct block *blocks;
 };
 
@@ -37,10 +39,11 @@ void hapi_cudnn_weights_free(void *weights)
             (void)w->device->cu->MemFree(b->memory);
         free(b);
     }
-    for (struct weight *e = w->list, *next; e; e = next) {
-        next = e->next;
-        free(e);
-    }
+    for (int i = 0; i < BUCKETS; i++)
+        for (struct weight *e = w->buckets[i], *next; e; e = next) {
+            next = e->next;
+            free(e);
+        }
     if (current)
         hapi_cuda_leave(w->device);
     hapi_cuda_device_put(w->device);
@@ -65,31 +68,28 @@ int hapi_cudnn_weights_new(void **weights, struct hapi_err *err)
 
 /* ------------------------------------------------------------------ weights of a plan */
 
-static bool from_file(const struct hapi_gpu_program *p, const struct hapi_gpu_weight *w)
-{
-    for (size_t i = 0; i < p->g->n_values; i++)
-        if (p->g->values[i].data == w->data)
-            return p->g->values[i].raw;
-    return false;
-}
-
 static bool same_view(const struct hapi_gpu_view *a, const struct hapi_gpu_view *b)
 {
     return a->n == b->n && a->rank == b->rank && !memcmp(a->f, b->f, (size_t)a->n * sizeof *a->f) &&
            !memcmp(a->first, b->first, (size_t)(a->rank + 1) * sizeof *a->first);
 }
 
-/* What is there already; else a new entry without memory yet, *fresh. NULL: no memory. */
-static struct weight *weight_find(struct weights *all, const struct hapi_gpu_program *p,
-                                  const struct hapi_gpu_weight *w, bool *fresh)
+static size_t bucket_of(const struct weight *w)
 {
-    struct weight key = {
-        .from = w->from, .to = w->to, .dtype = w->dtype, .raw = from_file(p, w) ? w->data : NULL};
+    return (w->raw ? (uintptr_t)w->raw / 64 : (size_t)w->source[0] << 8 | w->source[1]) % BUCKETS;
+}
+
+/* What is there already; else a new entry without memory yet, *fresh. NULL: no memory. */
+static struct weight *weight_find(struct weights *all, const struct hapi_gpu_weight *w, bool *fresh)
+{
+    struct weight key = {.from = w->from, .to = w->to, .dtype = w->dtype, .raw = w->raw ? w->data : NULL},
+                  **bucket;
 
     if (!key.raw)
         hapi_sha256(key.source, w->data, (size_t)w->elements * sizeof(float));
     *fresh = false;
-    for (struct weight *e = all->list; e; e = e->next)
+    bucket = &all->buckets[bucket_of(&key)];
+    for (struct weight *e = *bucket; e; e = e->next)
         if (e->dtype == key.dtype && e->raw == key.raw && !memcmp(e->source, key.source, sizeof key.source) &&
             same_view(&e->from, &key.from) && same_view(&e->to, &key.to))
             return e;
@@ -97,8 +97,8 @@ static struct weight *weight_find(struct weights *all, const struct hapi_gpu_pro
     if (!e)
         return NULL;
     *e = key;
-    e->next = all->list;
-    all->list = e;
+    e->next = *bucket;
+    *bucket = e;
     *fresh = true;
     return e;
 }
@@ -119,15 +119,16 @@ static int upload(struct hapi_cudnn *b, CUdeviceptr to, const struct hapi_gpu_we
 /* Forgets entries of a plan that did not get its memory. */
 static void weights_forget(struct weights *all)
 {
-    for (struct weight **e = &all->list; *e;) {
-        struct weight *gone = (*e)->at ? NULL : *e;
-        if (gone) {
-            *e = gone->next;
-            free(gone);
-        } else {
-            e = &(*e)->next;
+    for (int i = 0; i < BUCKETS; i++)
+        for (struct weight **e = &all->buckets[i]; *e;) {
+            struct weight *gone = (*e)->at ? NULL : *e;
+            if (gone) {
+                *e = gone->next;
+                free(gone);
+            } else {
+                e = &(*e)->next;
+            }
         }
-    }
 }
 
 /* The new ones of the plan in one block. */
@@ -183,7 +184,7 @@ int hapi_cudnn_weights_make(struct hapi_cudnn *b, void *weights, struct hapi_err
     int rc = found && fresh ? HAPI_OK : HAPI_ENOMEM;
 
     for (size_t i = 0; i < p->n_weights && !rc; i++) {
-        found[i] = weight_find(all, p, &p->weights[i], &fresh[i]);
+        found[i] = weight_find(all, &p->weights[i], &fresh[i]);
         rc = found[i] ? HAPI_OK : HAPI_ENOMEM;
     }
     if (rc)

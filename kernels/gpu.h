@@ -82,6 +82,7 @@ struct hapi_gpu_weight {
     enum hapi_dtype dtype;
     int64_t elements;
     int storage;
+    bool raw; /* data is the file's own bytes, as in struct hapi_value */
 };
 
 enum { HAPI_GPU_OPERANDS = 8 };

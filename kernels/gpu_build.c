@@ -131,7 +131,12 @@ int hapi_gpu_weight(struct hapi_gpu_build *b, const void *data, const struct hap
         return hapi_gpu_no_memory(b);
     p->storages[s].offset = p->weight_bytes;
     p->weight_bytes += (bytes + HAPI_GPU_ALIGN - 1) / HAPI_GPU_ALIGN * HAPI_GPU_ALIGN;
-    p->weights[p->n_weights++] = (struct hapi_gpu_weight){data, *from, *to, dtype, (int64_t)elements(to), s};
+    p->weights[p->n_weights++] = (struct hapi_gpu_weight){.data = data,
+                                                          .from = *from,
+                                                          .to = *to,
+                                                          .dtype = dtype,
+                                                          .elements = (int64_t)elements(to),
+                                                          .storage = s};
     *out = *to;
     out->storage = s;
     out->dtype = dtype;
@@ -187,9 +192,11 @@ int hapi_gpu_constant(struct hapi_gpu_build *b, int value, enum hapi_gpu_form fo
         return hapi_gpu_refuse(b, "constant `%s` has too many dims", v->name);
     if (*known < 0) {
         rc = hapi_gpu_weight(b, v->data, from, to, dtype, out);
-        if (!rc)
-            *known = out->storage;
-        return rc;
+        if (rc)
+            return rc;
+        *known = out->storage;
+        b->p->weights[b->p->n_weights - 1].raw = v->raw;
+        return HAPI_OK;
     }
     *out = *to;
     out->storage = *known;

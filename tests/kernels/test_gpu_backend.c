@@ -252,6 +252,39 @@ static void plan__of_an_older_cudnn__has_attention_in_parts(void)
     rules_kept(0);
 }
 
+/* A stranger's file of two megabytes must not keep a node from making plans. */
+static void plan__of_many_constants__is_made_soon(void)
+{
+    enum { ADDS = 40000, SECONDS = 3 };
+    struct build b = {.attrs = {.p = NULL}};
+    struct hapi_plan_spec spec = {.batch = 2, .dtype = HAPI_F32, .backend = "cudnn"};
+    struct hapi_model *m;
+    struct hapi_plan *p;
+    size_t size;
+
+    INPUT(&b, "x", -1, 8);
+    OUTPUT(&b, "y");
+    for (int i = 0; i < ADDS; i++) {
+        char c[16], in[32], out[16];
+        float v = (float)i + 0.5F;
+        net_text(c, sizeof c, "c%d", i);
+        net_text(in, sizeof in, i ? "a%d,c%d" : "x,c%d", i ? i - 1 : i, i);
+        net_text(out, sizeof out, i + 1 < ADDS ? "a%d" : "y", i);
+        build_initializer(&b, c, ONNX_F32, 1, (const int64_t[]){1}, &v, sizeof v);
+        build_node(&b, "Add", out, in, out);
+    }
+    void *bytes = build_finish(&b, 8, 13, &size);
+    REQUIRE(!hapi_model_from_bytes(&m, bytes, size, NULL, &err));
+    clock_t start = clock();
+    CHECKF(!hapi_plan_new(&p, m, &spec, &err), "%s", err.text);
+    double took = (double)(clock() - start) / CLOCKS_PER_SEC;
+    CHECKF(took < SECONDS, "%.1f s", took);
+    printf("%d constants: %.1f s\n", ADDS, took);
+    hapi_plan_free(p);
+    hapi_model_close(m);
+    rules_kept(0);
+}
+
 static void *other_plan(void *arg)
 {
     struct hapi_err e;
@@ -421,6 +454,7 @@ int main(void)
     CASE(plan__after_a_failure__is_as_if_nothing_had_been);
     CASE(plan__of_a_constant_used_in_two_orders__has_both);
     CASE(plan__of_an_older_cudnn__has_attention_in_parts);
+    CASE(plan__of_many_constants__is_made_soon);
     CASE(plan__while_another_is_made__runs);
     CASE(plan__of_bytes_to_the_wire__has_such_edges);
     CASE(memory__pinned_and_unpinned__holds_the_device_meanwhile);
