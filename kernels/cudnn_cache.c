@@ -91,15 +91,16 @@ static void folders_make(const char *folder)
     (void)mkdir(path, 0700);
 }
 
-/* Whole or not at all: readers may be other processes. */
+/* Whole or not at all: readers may be other processes. A name of its own: in a container every process may
+ * have the number of one that died here. */
 static void text_write(const char *path, const char *text)
 {
     char part[PATH_BYTES + 32];
     size_t n = strlen(text);
     int fd;
 
-    snprintf(part, sizeof part, "%s.%ld", path, (long)getpid());
-    fd = open(part, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    snprintf(part, sizeof part, "%s.XXXXXX", path);
+    fd = mkostemp(part, O_CLOEXEC);
     if (fd < 0)
         return;
     bool good = write(fd, text, n) == (ssize_t)n;

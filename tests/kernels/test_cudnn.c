@@ -208,6 +208,10 @@ static void cache__of_the_same_device__is_used(void)
     CHECK(!made_with(h, &g, folder));
     shell("for f in %s/*; do head -c 500 $f > $f.x; mv $f.x $f; done", folder);
     CHECK(!made_with(h, &g, folder));
+    /* What a process of the same number left when it died in between. */
+    shell("for f in %s/*; do mv $f $f.$PPID; done", folder);
+    CHECK(!made_with(h, &g, folder));
+    CHECK(made_with(h, &g, folder));
     shell("rm -r %s", top);
     hapi_cudnn_device_free(a);
     hapi_cudnn_device_free(h);
