@@ -268,6 +268,8 @@ cudnnBackendDescriptor_t hapi_cudnn_describe(struct hapi_cudnn_builder *b, const
         hapi_cudnn_done(b, ops[i]);
     }
     graph = hapi_cudnn_make(b, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+    if (b->handle)
+        hapi_cudnn_put(b, graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &b->handle);
     hapi_cudnn_put(b, graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, g->n_ops, ops);
     hapi_cudnn_done(b, graph);
     return b->status ? NULL : graph;

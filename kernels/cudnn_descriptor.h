@@ -8,6 +8,7 @@
 
 struct hapi_cudnn_device {
     const struct hapi_cudnn_lib *lib;
+    cudnnHandle_t handle; /* of a real device, for making plans; NULL: only described. Borrowed */
     cudnnBackendDescriptor_t properties;
     char *name;
     int version;
@@ -20,6 +21,7 @@ enum { HAPI_CUDNN_DESCRIPTORS = 96 };
  * nothing, so that a whole graph is written down without a branch, and looked at once. */
 struct hapi_cudnn_builder {
     const struct hapi_cudnn_lib *lib;
+    cudnnHandle_t handle; /* as the device's */
     cudnnStatus_t status;
     cudnnBackendDescriptor_t made[HAPI_CUDNN_DESCRIPTORS];
     int n;

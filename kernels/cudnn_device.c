@@ -147,6 +147,11 @@ fail:
     return rc;
 }
 
+void hapi_cudnn_device_use(struct hapi_cudnn_device *d, void *handle)
+{
+    d->handle = handle;
+}
+
 void hapi_cudnn_device_free(struct hapi_cudnn_device *d)
 {
     if (!d)

@@ -37,7 +37,9 @@ static cudnnStatus_t engines_ask(const struct hapi_cudnn_device *d, cudnnBackend
 
     hapi_cudnn_put(&b, h, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &graph);
     hapi_cudnn_put(&b, h, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
-    hapi_cudnn_put(&b, h, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &d->properties);
+    if (!d->handle) /* else the graph's handle says */
+        hapi_cudnn_put(&b, h, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                       &d->properties);
     hapi_cudnn_done(&b, h);
     for (int i = 0; i < ENGINES_MAX && !b.status; i++)
         b.status = d->lib->BackendCreateDescriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &e->list[i]);
@@ -114,6 +116,16 @@ static cudnnStatus_t engine_read(const struct hapi_cudnn_lib *lib, cudnnBackendD
     return b.status;
 }
 
+/* Says for which device a plan is: by its handle where it is there. */
+static cudnnStatus_t plan_for(const struct hapi_cudnn_device *d, cudnnBackendDescriptor_t plan)
+{
+    if (d->handle)
+        return d->lib->BackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1,
+                                           &d->handle);
+    return d->lib->BackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP,
+                                       CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &d->properties);
+}
+
 static cudnnStatus_t plan_finalize(struct hapi_cudnn_plan *p, const struct hapi_cudnn_device *d,
                                    cudnnBackendDescriptor_t config)
 {
@@ -126,8 +138,7 @@ static cudnnStatus_t plan_finalize(struct hapi_cudnn_plan *p, const struct hapi_
         s = lib->BackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
                                      CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config);
     if (!s)
-        s = lib->BackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP,
-                                     CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &d->properties);
+        s = plan_for(d, plan);
     if (!s)
         s = lib->BackendFinalize(plan);
     if (!s)
@@ -178,8 +189,7 @@ int hapi_cudnn_plan_from_text(struct hapi_cudnn_plan **out, const struct hapi_cu
     p->lib = lib;
     s = lib->BackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &p->plan);
     if (!s)
-        s = lib->BackendSetAttribute(p->plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP,
-                                     CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &d->properties);
+        s = plan_for(d, p->plan);
     if (!s)
         s = lib->BackendSetAttribute(p->plan, CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION, CUDNN_TYPE_CHAR,
                                      (int64_t)strlen(text) + 1, text);
@@ -199,29 +209,49 @@ int hapi_cudnn_plan_from_text(struct hapi_cudnn_plan **out, const struct hapi_cu
     return HAPI_OK;
 }
 
-/* The first engine of the list that may be taken and finalizes. Returns the last refusal. */
+/* An engine that cannot be compiled is one that does not serve; what the device or memory refuses is another
+ * matter. */
+static cudnnStatus_t refusal_of(cudnnStatus_t s)
+{
+    bool engine = s == CUDNN_STATUS_INTERNAL_ERROR_COMPILATION_FAILED ||
+                  s == CUDNN_STATUS_INTERNAL_ERROR_UNEXPECTED_VALUE;
+
+    return engine ? CUDNN_STATUS_NOT_SUPPORTED : s;
+}
+
+/* The first engine of the list that may be taken and finalizes. Returns what refused: of several the gravest.
+ */
 static cudnnStatus_t engines_try(struct hapi_cudnn_plan *p, const struct hapi_cudnn_device *d,
                                  const struct engines *e)
 {
-    cudnnStatus_t s = CUDNN_STATUS_NOT_SUPPORTED;
+    cudnnStatus_t worst = CUDNN_STATUS_NOT_SUPPORTED;
 
-    for (int64_t i = 0; i < e->n && !p->plan; i++) {
+    for (int64_t i = 0; i < e->n; i++) {
         struct engine engine;
-        s = engine_read(d->lib, e->list[i], &engine);
+        cudnnStatus_t s = engine_read(d->lib, e->list[i], &engine);
         if (s)
             return s;
-        if (!engine.deterministic || !engine.wide)
-            s = CUDNN_STATUS_NOT_SUPPORTED;
-        else
-            s = plan_finalize(p, d, e->list[i]);
-        if (s) {
-            p->info.tried++;
-            continue;
+        if (engine.deterministic && engine.wide)
+            s = refusal_of(plan_finalize(p, d, e->list[i]));
+        if (p->plan) {
+            memcpy(p->engine, engine.text, sizeof p->engine);
+            p->info.compiled = engine.compiled;
+            return CUDNN_STATUS_SUCCESS;
         }
-        memcpy(p->engine, engine.text, sizeof p->engine);
-        p->info.compiled = engine.compiled;
+        p->info.tried++;
+        worst = s > worst ? s : worst;
     }
-    return s;
+    return worst;
+}
+
+static int refused(const struct hapi_cudnn_device *d, const struct hapi_cudnn_graph *g, cudnnStatus_t s,
+                   int tried, struct hapi_err *err)
+{
+    char ops[128], what[320];
+
+    snprintf(what, sizeof what, "%s: no engine of %s for %s (%d tried)", g->name, d->name,
+             hapi_cudnn_graph_text(g, ops, sizeof ops), tried);
+    return hapi_cudnn_fail(d->lib, s, what, err);
 }
 
 /* What this cuDNN has no descriptor for: asked for one, it says that it has no memory. */
@@ -238,21 +268,11 @@ static int version_check(const struct hapi_cudnn_device *d, const struct hapi_cu
     return HAPI_OK;
 }
 
-static int refused(const struct hapi_cudnn_device *d, const struct hapi_cudnn_graph *g, cudnnStatus_t s,
-                   int tried, struct hapi_err *err)
-{
-    char ops[128], what[320];
-
-    snprintf(what, sizeof what, "%s: no engine of %s for %s (%d tried)", g->name, d->name,
-             hapi_cudnn_graph_text(g, ops, sizeof ops), tried);
-    return hapi_cudnn_fail(d->lib, s, what, err);
-}
-
 int hapi_cudnn_plan_new(struct hapi_cudnn_plan **out, const struct hapi_cudnn_device *d,
                         const struct hapi_cudnn_graph *g, struct hapi_err *err)
 {
     static const cudnnBackendHeurMode_t modes[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK};
-    struct hapi_cudnn_builder b = {.lib = d->lib};
+    struct hapi_cudnn_builder b = {.lib = d->lib, .handle = d->handle};
     struct hapi_cudnn_plan *p;
     cudnnBackendDescriptor_t graph;
     cudnnStatus_t s = CUDNN_STATUS_SUCCESS;

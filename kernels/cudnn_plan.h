@@ -27,6 +27,9 @@ int hapi_cudnn_device_capture(char **json, int id, struct hapi_err *err);
 /* That device itself, whatever this cuDNN says of it: others may name more than the descriptions here, or in
  * other ways. Errors: likewise, and HAPI_ENOMEM. */
 int hapi_cudnn_device_open(struct hapi_cudnn_device **out, int id, struct hapi_err *err);
+/* From now on plans are made with a handle (cudnnHandle_t, borrowed) of the real device that d describes, as
+ * cuDNN wants it of plans that are run; it is used by nobody else. */
+void hapi_cudnn_device_use(struct hapi_cudnn_device *d, void *handle);
 void hapi_cudnn_device_free(struct hapi_cudnn_device *d);
 /* SHA-256 of the description and of cuDNN's version: what a plan is for. */
 const uint8_t *hapi_cudnn_device_key(const struct hapi_cudnn_device *d);

@@ -122,9 +122,13 @@ static int cudnn_open(struct hapi_cuda_device *d, struct hapi_err *err)
 
     if (s)
         return hapi_cudnn_fail(d->cudnn, s, "starting cuDNN", err);
+    s = d->cudnn->Create(&d->maker);
+    if (s)
+        return hapi_cudnn_fail(d->cudnn, s, "starting cuDNN", err);
     rc = hapi_cudnn_device_open(&d->described, d->device, err);
     if (rc)
         return rc;
+    hapi_cudnn_device_use(d->described, d->maker);
     bool keeps = hapi_cudnn_cache_folder(folder, sizeof folder);
     return hapi_cudnn_plans_new(&d->plans, d->described, keeps ? folder : NULL, err);
 }
@@ -135,6 +139,8 @@ static void device_close(struct hapi_cuda_device *d)
 
     hapi_cudnn_plans_free(d->plans);
     hapi_cudnn_device_free(d->described);
+    if (d->maker)
+        (void)d->cudnn->Destroy(d->maker);
     if (d->handle)
         (void)d->cudnn->Destroy(d->handle);
     if (d->module)

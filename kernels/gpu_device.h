@@ -60,7 +60,8 @@ struct hapi_cuda_device {
     CUcontext context;
     CUmodule module;
     CUfunction kernels[HAPI_GPU_KERNELS];
-    cudnnHandle_t handle; /* under lock */
+    cudnnHandle_t handle; /* for running: under lock */
+    cudnnHandle_t maker;  /* for making plans */
     struct hapi_cudnn_device *described;
     struct hapi_cudnn_plans *plans; /* under plans_lock: making one takes seconds, in which others run */
     void *lock, *plans_lock;        /* pthread_mutex_t: of what is not thread-safe; never both */
