@@ -318,7 +318,9 @@ int hapi_gpu_launch_graph(struct hapi_gpu_build *b, const struct hapi_cudnn_grap
     l->plan = plan;
     l->flops = flops;
     for (int i = 0; i < g->n_tensors; i++)
-        if (views[i] && l->n_operands < HAPI_GPU_OPERANDS)
+        if (views[i] && l->n_operands == HAPI_GPU_OPERANDS)
+            return hapi_gpu_refuse(b, "more than %d tensors in one operation graph", HAPI_GPU_OPERANDS);
+        else if (views[i])
             launch_operand(b, l, views[i], g->tensors[i].uid);
     b->p->n_launches++;
     if (workspace > b->p->scratch_bytes)
