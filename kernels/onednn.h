@@ -197,8 +197,9 @@ dnnl_status_t hapi_dnn_strided_md(const struct hapi_shape *s, enum hapi_dtype dt
                                   dnnl_memory_desc_t *md);
 /* Whether the present step may write over the rep: temporary memory, and nothing in it is read later. */
 bool hapi_dnn_dies(const struct hapi_dnn *b, int rep);
-/* New rep for the step's output, like rep x and over it where that may be, else in memory of its own. */
-int hapi_dnn_make_over(struct hapi_dnn *b, int x, enum hapi_layout layout, struct hapi_err *err);
+/* A rep for the step's output in x's dtype and layout: over x where that dies and is as large, else in memory
+ * of its own. */
+int hapi_dnn_make_over(struct hapi_dnn *b, int x, struct hapi_err *err);
 /* Descriptor from an operation descriptor; HAPI_DNN_NONE when there is none or only a `ref` one. */
 int hapi_dnn_pd(struct hapi_dnn *b, const void *op_desc, const_dnnl_primitive_attr_t attr,
                 dnnl_primitive_desc_t *pd);
@@ -257,7 +258,22 @@ int hapi_dnn_int8_conv(struct hapi_dnn *b, const struct hapi_window *w, struct h
 int hapi_dnn_int8_product(struct hapi_dnn *b, struct hapi_err *err); /* MatMul and Gemm */
 
 /* ---- onednn_conv.c */
+/* A Conv or ConvTranspose as one formulation of it has it. */
+struct hapi_dnn_conv {
+    struct hapi_window w;
+    int x, weights, bias; /* values; bias may be HAPI_NO_VALUE */
+    enum hapi_layout layout;
+    enum hapi_dtype dtype, out_dtype;
+    dnnl_memory_desc_t src, wei, wei_plain, bia, dst;
+};
 void hapi_dnn_geometry_of(const struct hapi_window *w, struct hapi_dnn_geometry *g);
+/* Values and dtypes for the step; window and layout are the caller's. */
+struct hapi_dnn_conv hapi_dnn_conv_of(const struct hapi_dnn *b, int x);
+/* Descriptors of input, output and bias. */
+dnnl_status_t hapi_dnn_conv_edges(const struct hapi_dnn *b, struct hapi_dnn_conv *c);
+/* Fills args for pd: input, weights, the output's place at [2], bias. Returns their number. */
+int hapi_dnn_conv_args(struct hapi_dnn *b, const struct hapi_dnn_conv *c, const_dnnl_primitive_desc_t pd,
+                       struct hapi_dnn_arg args[4], struct hapi_err *err);
 
 /* ---- onednn_weights.c */
 struct hapi_dnn_weights *hapi_dnn_weights_new(void);

@@ -193,12 +193,14 @@ bool hapi_dnn_dies(const struct hapi_dnn *b, int rep)
     return b->storages[storage].place == HAPI_DNN_ARENA && b->storages[storage].until <= now;
 }
 
-int hapi_dnn_make_over(struct hapi_dnn *b, int x, enum hapi_layout layout, struct hapi_err *err)
+int hapi_dnn_make_over(struct hapi_dnn *b, int x, struct hapi_err *err)
 {
-    enum hapi_dtype dtype = b->reps[x].dtype;
+    const struct hapi_dnn_rep r = b->reps[x];
+    bool same =
+        hapi_ref_count(&b->g->values[r.value].shape) == hapi_ref_count(&b->g->values[b->step->out].shape);
 
-    return hapi_dnn_dies(b, x) ? hapi_dnn_make_in(b, b->step->out, dtype, layout, b->reps[x].storage, err)
-                               : hapi_dnn_make(b, b->step->out, dtype, layout, err);
+    return same && hapi_dnn_dies(b, x) ? hapi_dnn_make_in(b, b->step->out, r.dtype, r.layout, r.storage, err)
+                                       : hapi_dnn_make(b, b->step->out, r.dtype, r.layout, err);
 }
 
 /* A constant in a dtype and layout; the graph's own bytes where they are that already and stay. */

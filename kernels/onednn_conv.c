@@ -20,16 +20,50 @@ void hapi_dnn_geometry_of(const struct hapi_window *w, struct hapi_dnn_geometry 
     }
 }
 
-struct conv {
-    struct hapi_window w;
-    int x, weights, bias; /* values; bias may be HAPI_NO_VALUE */
-    enum hapi_layout layout;
-    enum hapi_dtype dtype, out_dtype;
-    dnnl_memory_desc_t src, wei, wei_plain, bia, dst;
-};
+struct hapi_dnn_conv hapi_dnn_conv_of(const struct hapi_dnn *b, int x)
+{
+    const struct hapi_node *n = b->step->node;
+
+    return (struct hapi_dnn_conv){.x = x,
+                                  .weights = n->in[1],
+                                  .bias = n->n_in > 2 ? n->in[2] : HAPI_NO_VALUE,
+                                  .dtype = b->spec.dtype,
+                                  .out_dtype = b->out_of[b->step->out] >= 0 ? HAPI_F32 : b->spec.dtype};
+}
+
+dnnl_status_t hapi_dnn_conv_edges(const struct hapi_dnn *b, struct hapi_dnn_conv *c)
+{
+    const struct hapi_shape *o = &b->g->values[b->step->out].shape;
+    dnnl_dims_t bias = {o->dim[1]};
+    dnnl_status_t st = hapi_dnn_md4(&b->g->values[c->x].shape, c->dtype, c->layout, &c->src);
+
+    st = st ? st : hapi_dnn_md4(o, c->out_dtype, c->layout, &c->dst);
+    return st ? st : dnnl_memory_desc_init_by_tag(&c->bia, 1, bias, dnnl_f32, dnnl_a);
+}
+
+int hapi_dnn_conv_args(struct hapi_dnn *b, const struct hapi_dnn_conv *c, const_dnnl_primitive_desc_t pd,
+                       struct hapi_dnn_arg args[4], struct hapi_err *err)
+{
+    const dnnl_memory_desc_t *wei = dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
+    int x = hapi_dnn_need(b, c->x, c->dtype, c->layout, err), weights, bias;
+
+    weights = x < 0 ? x : hapi_dnn_weight_of(b, c->weights, &c->wei_plain, wei, err);
+    if (weights < 0)
+        return weights;
+    args[0] = (struct hapi_dnn_arg){DNNL_ARG_SRC, &c->src, b->reps[x].storage};
+    args[1] = (struct hapi_dnn_arg){DNNL_ARG_WEIGHTS, wei, weights};
+    args[2] = (struct hapi_dnn_arg){DNNL_ARG_DST, &c->dst, -1};
+    if (c->bias < 0)
+        return 3;
+    bias = hapi_dnn_need(b, c->bias, HAPI_F32, HAPI_LAYOUT_PLAIN, err);
+    if (bias < 0)
+        return bias;
+    args[3] = (struct hapi_dnn_arg){DNNL_ARG_BIAS, &c->bia, b->reps[bias].storage};
+    return 4;
+}
 
 /* Weights (M, C/group, kH, kW), with groups as (G, M/G, C/group, kH, kW), in the model's order. */
-static dnnl_status_t weights_md(const struct hapi_dnn *b, struct conv *c)
+static dnnl_status_t weights_md(const struct hapi_dnn *b, struct hapi_dnn_conv *c)
 {
     const struct hapi_shape *s = &b->g->values[c->weights].shape;
     int64_t m = s->dim[0], per = s->dim[1], g = c->w.group, *k = c->w.kernel;
@@ -43,60 +77,40 @@ static dnnl_status_t weights_md(const struct hapi_dnn *b, struct conv *c)
               : dnnl_memory_desc_init_by_tag(&c->wei, n, dims, hapi_dnn_type(c->dtype), dnnl_format_tag_any);
 }
 
-static int conv_pd(struct hapi_dnn *b, struct conv *c, bool sum, const struct hapi_act *act,
+static int conv_pd(struct hapi_dnn *b, struct hapi_dnn_conv *c, bool sum, const struct hapi_act *act,
                    dnnl_primitive_desc_t *pd)
 {
-    const struct hapi_shape *xs = &b->g->values[c->x].shape, *os = &b->g->values[b->step->out].shape;
-    dnnl_dims_t bias = {os->dim[1]};
     struct hapi_dnn_geometry geo;
     dnnl_convolution_desc_t d;
     dnnl_primitive_attr_t attr;
     int rc = HAPI_DNN_NONE;
 
     hapi_dnn_geometry_of(&c->w, &geo);
-    if (hapi_dnn_attr(sum, act, &attr))
-        goto done;
-    if (hapi_dnn_md4(xs, c->dtype, c->layout, &c->src) ||
-        hapi_dnn_md4(os, c->out_dtype, c->layout, &c->dst) || weights_md(b, c) ||
-        dnnl_memory_desc_init_by_tag(&c->bia, 1, bias, dnnl_f32, dnnl_a))
-        goto done;
-    if (dnnl_dilated_convolution_forward_desc_init(&d, dnnl_forward_inference, dnnl_convolution_direct,
-                                                   &c->src, &c->wei, c->bias >= 0 ? &c->bia : NULL, &c->dst,
-                                                   geo.stride, geo.dilation, geo.pad_begin, geo.pad_end))
-        goto done;
-    rc = hapi_dnn_pd(b, &d, attr, pd);
-done:
+    if (!hapi_dnn_attr(sum, act, &attr) && !hapi_dnn_conv_edges(b, c) && !weights_md(b, c) &&
+        !dnnl_dilated_convolution_forward_desc_init(&d, dnnl_forward_inference, dnnl_convolution_direct,
+                                                    &c->src, &c->wei, c->bias >= 0 ? &c->bia : NULL, &c->dst,
+                                                    geo.stride, geo.dilation, geo.pad_begin, geo.pad_end))
+        rc = hapi_dnn_pd(b, &d, attr, pd);
     dnnl_primitive_attr_destroy(attr);
     return rc;
 }
 
 /* Emits the convolution of pd into dst; what pd did not take of residual and activation comes after it. */
-static int conv_emit(struct hapi_dnn *b, struct conv *c, dnnl_primitive_desc_t pd, bool sum, bool act,
-                     int residual, struct hapi_err *err)
+static int conv_emit(struct hapi_dnn *b, struct hapi_dnn_conv *c, dnnl_primitive_desc_t pd, bool sum,
+                     bool act, int residual, struct hapi_err *err)
 {
     const struct hapi_step *s = b->step;
-    const dnnl_memory_desc_t *wei = dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
-    int bias = -1, dst, n = 3, weights, x;
+    struct hapi_dnn_arg args[4];
+    int n = hapi_dnn_conv_args(b, c, pd, args, err), dst = n;
 
-    x = hapi_dnn_need(b, c->x, c->dtype, c->layout, err);
-    weights = x < 0 ? x : hapi_dnn_weight_of(b, c->weights, &c->wei_plain, wei, err);
-    if (weights >= 0 && c->bias >= 0)
-        bias = hapi_dnn_need(b, c->bias, HAPI_F32, HAPI_LAYOUT_PLAIN, err);
-    if (x < 0 || weights < 0 || (c->bias >= 0 && bias < 0)) {
-        dnnl_primitive_desc_destroy(pd);
-        return x < 0 ? x : weights < 0 ? weights : bias;
-    }
-    dst = sum ? hapi_dnn_make_in(b, s->out, c->out_dtype, c->layout, b->reps[residual].storage, err)
-              : hapi_dnn_make(b, s->out, c->out_dtype, c->layout, err);
+    if (n >= 0)
+        dst = sum ? hapi_dnn_make_in(b, s->out, c->out_dtype, c->layout, b->reps[residual].storage, err)
+                  : hapi_dnn_make(b, s->out, c->out_dtype, c->layout, err);
     if (dst < 0) {
         dnnl_primitive_desc_destroy(pd);
         return dst;
     }
-    struct hapi_dnn_arg args[4] = {{DNNL_ARG_SRC, &c->src, b->reps[x].storage},
-                                   {DNNL_ARG_WEIGHTS, wei, weights},
-                                   {DNNL_ARG_DST, &c->dst, b->reps[dst].storage}};
-    if (bias >= 0)
-        args[n++] = (struct hapi_dnn_arg){DNNL_ARG_BIAS, &c->bia, b->reps[bias].storage};
+    args[2].storage = b->reps[dst].storage;
     int rc = hapi_dnn_execute(b, pd, args, n, err);
     if (!rc && residual >= 0 && !sum)
         rc = hapi_dnn_add(b, dst, residual, dst, act ? NULL : &s->act, err);
@@ -106,7 +120,7 @@ static int conv_emit(struct hapi_dnn *b, struct conv *c, dnnl_primitive_desc_t p
 }
 
 /* One formulation: layout, with sum and activation inside the kernel or after it. */
-static int conv_try(struct hapi_dnn *b, struct conv *c, bool fused, struct hapi_err *err)
+static int conv_try(struct hapi_dnn *b, struct hapi_dnn_conv *c, bool fused, struct hapi_err *err)
 {
     const struct hapi_step *s = b->step;
     dnnl_primitive_desc_t pd;
@@ -132,7 +146,7 @@ int hapi_dnn_conv(struct hapi_dnn *b, struct hapi_err *err)
 {
     const struct hapi_node *n = b->step->node;
     const struct hapi_shape *k = &b->g->values[n->in[1]].shape, *o = &b->g->values[b->step->out].shape;
-    struct conv c = {.x = b->step->x, .weights = n->in[1], .bias = n->n_in > 2 ? n->in[2] : HAPI_NO_VALUE};
+    struct hapi_dnn_conv c = hapi_dnn_conv_of(b, b->step->x);
     int rc = hapi_window_of(b->g, n, &c.w, err);
 
     if (rc)
@@ -149,9 +163,6 @@ int hapi_dnn_conv(struct hapi_dnn *b, struct hapi_err *err)
     rc = b->quant ? hapi_dnn_int8_conv(b, &c.w, err) : HAPI_DNN_NONE;
     if (rc != HAPI_DNN_NONE)
         return rc;
-    c.dtype = b->spec.dtype;
-    c.out_dtype = b->out_of[b->step->out] >= 0 ? HAPI_F32 : c.dtype;
-    rc = HAPI_DNN_NONE;
     for (int i = 0; i < 4 && rc == HAPI_DNN_NONE; i++) {
         c.layout = i < 2 ? HAPI_LAYOUT_NHWC : HAPI_LAYOUT_PLAIN;
         rc = conv_try(b, &c, i % 2 == 0, err);

@@ -267,6 +267,24 @@ int hapi_dnn_matmul(struct hapi_dnn *b, struct hapi_err *err)
     return product_compile(b, &p, err);
 }
 
+/* args[0], args[1]: the step's input in the model's order and its output, both described by md. pd is
+ * destroyed after an error. */
+static int row_args(struct hapi_dnn *b, dnnl_primitive_desc_t pd, const dnnl_memory_desc_t *md,
+                    struct hapi_dnn_arg *args, struct hapi_err *err)
+{
+    int value = b->step->node->in[0], x, y;
+
+    x = hapi_dnn_need(b, value, hapi_dnn_dtype(b, value), HAPI_LAYOUT_PLAIN, err);
+    y = x < 0 ? x : hapi_dnn_make_over(b, x, err);
+    if (y < 0) {
+        dnnl_primitive_desc_destroy(pd);
+        return y;
+    }
+    args[0] = (struct hapi_dnn_arg){DNNL_ARG_SRC, md, b->reps[x].storage};
+    args[1] = (struct hapi_dnn_arg){DNNL_ARG_DST, md, b->reps[y].storage};
+    return HAPI_OK;
+}
+
 int hapi_dnn_softmax(struct hapi_dnn *b, struct hapi_err *err)
 {
     const struct hapi_node *n = b->step->node;
@@ -279,6 +297,7 @@ int hapi_dnn_softmax(struct hapi_dnn *b, struct hapi_err *err)
     dnnl_softmax_v2_desc_t d;
     dnnl_primitive_attr_t attr;
     dnnl_primitive_desc_t pd;
+    struct hapi_dnn_arg args[2];
     int rc = HAPI_DNN_NONE;
 
     if (x->dtype != HAPI_F32 || axis < 0 || !hapi_ref_count(&s))
@@ -292,17 +311,8 @@ int hapi_dnn_softmax(struct hapi_dnn *b, struct hapi_err *err)
         !dnnl_softmax_v2_forward_desc_init(&d, dnnl_forward_inference, dnnl_softmax_accurate, &md, &md, 1))
         rc = hapi_dnn_pd(b, &d, attr, &pd);
     dnnl_primitive_attr_destroy(attr);
-    if (rc)
-        return rc;
-    int r = hapi_dnn_need(b, n->in[0], dtype, HAPI_LAYOUT_PLAIN, err);
-    int y = r < 0 ? r : hapi_dnn_make_over(b, r, HAPI_LAYOUT_PLAIN, err);
-    if (y < 0) {
-        dnnl_primitive_desc_destroy(pd);
-        return y;
-    }
-    struct hapi_dnn_arg args[2] = {{DNNL_ARG_SRC, &md, b->reps[r].storage},
-                                   {DNNL_ARG_DST, &md, b->reps[y].storage}};
-    return hapi_dnn_execute(b, pd, args, 2, err);
+    rc = rc ? rc : row_args(b, pd, &md, args, err);
+    return rc ? rc : hapi_dnn_execute(b, pd, args, 2, err);
 }
 
 /* Over the last dims from `axis` on, when scale and bias cover just them. */
@@ -336,16 +346,9 @@ int hapi_dnn_layer_norm(struct hapi_dnn *b, struct hapi_err *err)
                                                     dnnl_use_scale | (bias ? dnnl_use_shift : 0)))
         rc = hapi_dnn_pd(b, &d, attr, &pd);
     dnnl_primitive_attr_destroy(attr);
+    rc = rc ? rc : row_args(b, pd, &md, args, err);
     if (rc)
         return rc;
-    int r = hapi_dnn_need(b, n->in[0], dtype, HAPI_LAYOUT_PLAIN, err);
-    int y = r < 0 ? r : hapi_dnn_make_over(b, r, HAPI_LAYOUT_PLAIN, err);
-    if (y < 0) {
-        dnnl_primitive_desc_destroy(pd);
-        return y;
-    }
-    args[0] = (struct hapi_dnn_arg){DNNL_ARG_SRC, &md, b->reps[r].storage};
-    args[1] = (struct hapi_dnn_arg){DNNL_ARG_DST, &md, b->reps[y].storage};
     for (int i = 1; i < (bias ? 3 : 2); i++) {
         int v = hapi_dnn_need(b, n->in[i], HAPI_F32, HAPI_LAYOUT_PLAIN, err);
         if (v < 0) {

@@ -61,17 +61,6 @@ int hapi_dnn_activate(struct hapi_dnn *b, int x_rep, int out_rep, const struct h
                    err);
 }
 
-/* A rep for the step's output in the memory of x where that may be overwritten, else in its own. */
-static int out_over(struct hapi_dnn *b, int x, struct hapi_err *err)
-{
-    const struct hapi_dnn_rep r = b->reps[x];
-    bool same =
-        hapi_ref_count(&b->g->values[r.value].shape) == hapi_ref_count(&b->g->values[b->step->out].shape);
-
-    return same && hapi_dnn_dies(b, x) ? hapi_dnn_make_in(b, b->step->out, r.dtype, r.layout, r.storage, err)
-                                       : hapi_dnn_make(b, b->step->out, r.dtype, r.layout, err);
-}
-
 int hapi_dnn_activation(struct hapi_dnn *b, struct hapi_err *err)
 {
     const struct hapi_step *s = b->step;
@@ -84,7 +73,7 @@ int hapi_dnn_activation(struct hapi_dnn *b, struct hapi_err *err)
     if (b->g->values[s->x].dtype != HAPI_F32 || !hapi_ref_count(&b->g->values[s->x].shape))
         return HAPI_DNN_NONE;
     int x = hapi_dnn_need(b, s->x, b->spec.dtype, hapi_dnn_layout(b, s->x), err);
-    int y = x < 0 ? x : out_over(b, x, err);
+    int y = x < 0 ? x : hapi_dnn_make_over(b, x, err);
     if (y < 0)
         return y;
     return s->act_only ? hapi_dnn_activate(b, x, y, &plain, err) : eltwise(b, alg, 0, 0, NULL, x, y, err);
@@ -223,7 +212,7 @@ int hapi_dnn_binary(struct hapi_dnn *b, struct hapi_err *err)
         }
     }
     int over = hapi_dnn_dies(b, rep[0]) || !hapi_shape_equal(&b->g->values[in[1]].shape, &o->shape) ? 0 : 1;
-    int y = out_over(b, rep[over], err);
+    int y = hapi_dnn_make_over(b, rep[over], err);
     if (y < 0) {
         dnnl_primitive_desc_destroy(pd);
         return y;

@@ -206,7 +206,7 @@ int hapi_dnn_vector_gate(struct hapi_dnn *b, struct hapi_err *err)
     int k = x < 0 ? x : hapi_dnn_need(b, gate, dtype, HAPI_LAYOUT_NHWC, err);
     if (k < 0)
         return k;
-    int y = hapi_dnn_make_over(b, x, HAPI_LAYOUT_NHWC, err);
+    int y = hapi_dnn_make_over(b, x, err);
     if (y < 0)
         return y;
     struct hapi_dnn_op *op = append(b, HAPI_DNN_AFFINE, "hapi:gate", b->reps[x].storage, b->reps[y].storage,
@@ -227,7 +227,7 @@ static int row_edges(struct hapi_dnn *b, int value, int *x, int *y, struct hapi_
     *x = hapi_dnn_need(b, value, hapi_dnn_dtype(b, value), HAPI_LAYOUT_PLAIN, err);
     if (*x < 0)
         return *x;
-    *y = hapi_dnn_make_over(b, *x, HAPI_LAYOUT_PLAIN, err);
+    *y = hapi_dnn_make_over(b, *x, err);
     return *y < 0 ? *y : HAPI_OK;
 }
 

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "build_model.h"
-#include "check.h"
+#include "exports.h"
 #include "onednn.h"
 
 #if defined(__has_feature)
@@ -172,45 +172,26 @@ static void check_model(const char *path)
 
 static void peak__of_torchvision__is_little_more_than_what_must_be(void)
 {
-    static const char command[] =
-        "/usr/bin/python3 '" HAPI_SOURCE_DIR "/tests/tools/exports.py' resnet18 mobilenet_v2";
-    char path[1024];
-    FILE *f = popen(command, "r");
-    int n = 0;
-
-    REQUIRE(f);
-    while (fgets(path, sizeof path, f)) {
-        path[strcspn(path, "\n")] = '\0';
-        if (!strncmp(path, "skipped", 7))
-            SKIP("python3 with torch, torchvision, onnx and photos is not installed");
-        check_model(path);
-        n++;
-    }
-    int rc = pclose(f);
-    if (rc == 127 << 8)
-        SKIP("there is no /usr/bin/python3");
-    CHECK(rc == 0 && n == 2);
+    exports_each("resnet18 mobilenet_v2", check_model);
 }
 
 int main(int argc, char **argv)
 {
-    int models = 0;
+    const char *name = NULL, *micro = NULL;
+    const struct export_option options[] = {{"--dtype", &name, NULL}, {"--micro-batch", &micro, NULL}};
+    int at = exports_options(argc, argv, options, sizeof options / sizeof *options);
 
     if (SANITIZED)
         SKIP("a sanitizer takes memory of its own");
     if (!hapi_numeric_class("onednn"))
         SKIP("built without oneDNN");
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--dtype")) {
-            dtype = hapi_dtype_from_name(i + 1 < argc ? argv[++i] : "");
-        } else if (!strcmp(argv[i], "--micro-batch")) {
-            batch = atoi(i + 1 < argc ? argv[++i] : "");
-        } else {
-            check_model(argv[i]);
-            models++;
-        }
-    }
-    if (!models)
+    if (name)
+        dtype = hapi_dtype_from_name(name);
+    if (micro)
+        batch = exports_number(micro);
+    if (at == argc)
         CASE(peak__of_torchvision__is_little_more_than_what_must_be);
+    for (; at < argc; at++)
+        check_model(argv[at]);
     return check_done();
 }

@@ -7,8 +7,9 @@
  * last among them; 0, the default where models are named, all. --batch N: of the whole, an even number;
  * prefixes run with half of it. Without models: three of torchvision's, five cuts each. */
 #include <math.h>
+#include <stdbool.h>
 
-#include "check.h"
+#include "exports.h"
 #include "kernels.h"
 
 enum { EDGES = HAPI_CUT_TENSORS_MAX };
@@ -168,54 +169,25 @@ static void check_model(const char *path)
 
 static void split__of_torchvision__gives_the_bits_of_the_whole(void)
 {
-    char path[1024];
-    FILE *f = popen("/usr/bin/python3 '" HAPI_SOURCE_DIR
-                    "/tests/tools/exports.py' resnet18 mobilenet_v2 densenet121",
-                    "r");
-    int n = 0;
-
-    REQUIRE(f);
-    while (fgets(path, sizeof path, f)) {
-        path[strcspn(path, "\n")] = '\0';
-        if (!strncmp(path, "skipped", 7))
-            SKIP("python3 with torch, torchvision, onnx and photos is not installed");
-        check_model(path);
-        n++;
-    }
-    int rc = pclose(f);
-    if (rc == 127 << 8)
-        SKIP("there is no /usr/bin/python3");
-    CHECK(rc == 0 && n == 3);
-}
-
-static long number(const char *text)
-{
-    char *end;
-    long n = strtol(text ? text : "", &end, 10);
-
-    REQUIRE(text && *text && !*end && n >= 0);
-    return n;
+    exports_each("resnet18 mobilenet_v2 densenet121", check_model);
 }
 
 int main(int argc, char **argv)
 {
-    int models = 0;
+    const char *samples = NULL, *micro = NULL;
+    const struct export_option options[] = {
+        {"--all", NULL, &all_cuts}, {"--sample", &samples, NULL}, {"--batch", &micro, NULL}};
+    int at = exports_options(argc, argv, options, sizeof options / sizeof *options);
 
     if (!hapi_numeric_class("onednn"))
         SKIP("built without oneDNN");
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--all")) {
-            all_cuts = true;
-        } else if (!strcmp(argv[i], "--sample")) {
-            sample = (size_t)number(argv[++i]);
-        } else if (!strcmp(argv[i], "--batch")) {
-            batch = number(argv[++i]) / 2 * 2;
-        } else {
-            check_model(argv[i]);
-            models++;
-        }
-    }
-    if (!models)
+    if (samples)
+        sample = (size_t)exports_number(samples);
+    if (micro)
+        batch = exports_number(micro) / 2 * 2;
+    if (at == argc)
         CASE(split__of_torchvision__gives_the_bits_of_the_whole);
+    for (; at < argc; at++)
+        check_model(argv[at]);
     return check_done();
 }
