@@ -5,8 +5,8 @@
  * dtype and a layout. A value has one rep from the step that makes it, and more where readers want another
  * dtype or layout. An *op* is one thing to run. All are built at plan time; a run only sets data handles.
  *
- * Activations of rank 4 (and 3, as height 1) are channels-last where convolutions and pools make or read
- * them, everything else is in the model's order. What oneDNN has no fast kernel for runs through
+ * Activations of rank 4 and 5 (and 3, as height 1) are channels-last where convolutions and pools make or
+ * read them, everything else is in the model's order. What oneDNN has no fast kernel for runs through
  * hapi_ref_eval's plain loops, on f32 or the value's own dtype in the model's order: Cast, comparisons, Not,
  * Where, Floor, Erf and Reciprocal on their own, Pow, Mod, PRelu, Neg, Gather by a list, Pad, Range,
  * ScatterND, Shape, ConstantOfShape, all integer and f64 arithmetic, and pools with indices
@@ -124,6 +124,7 @@ struct hapi_dnn_quant {
 
 /* A window in oneDNN's terms: arrays of the length it declares, dilation counted from 0. */
 struct hapi_dnn_geometry {
+    int spatial;
     dnnl_dims_t kernel, stride, dilation, pad_begin, pad_end;
 };
 
@@ -266,7 +267,12 @@ struct hapi_dnn_conv {
     enum hapi_dtype dtype, out_dtype;
     dnnl_memory_desc_t src, wei, wei_plain, bia, dst;
 };
-void hapi_dnn_geometry_of(const struct hapi_window *w, struct hapi_dnn_geometry *g);
+/* spatial: 2, or 3, then with the depth first. */
+void hapi_dnn_geometry_of(const struct hapi_window *w, int spatial, struct hapi_dnn_geometry *g);
+static inline int hapi_dnn_spatial(const struct hapi_dnn *b, int value)
+{
+    return b->g->values[value].shape.rank == 5 ? 3 : 2;
+}
 /* Values and dtypes for the step; window and layout are the caller's. */
 struct hapi_dnn_conv hapi_dnn_conv_of(const struct hapi_dnn *b, int x);
 /* Descriptors of input, output and bias. */

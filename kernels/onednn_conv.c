@@ -1,22 +1,28 @@
-/* Convolution, pooling, batch normalisation: channels-last, rank 3 as rank 4 with height 1. */
+/* Convolution, pooling, batch normalisation: channels-last, rank 3 as rank 4 with height 1, rank 5 with a
+ * depth. */
 #include <math.h>
 #include <string.h>
 
+#include "model.h"
 #include "onednn.h"
 #include "ref.h"
 
 /* Above this a convolution or product is not left to plain loops: 2 GFLOP take them about two seconds. */
 static const double plain_flops_max = 2e9;
 
-void hapi_dnn_geometry_of(const struct hapi_window *w, struct hapi_dnn_geometry *g)
+void hapi_dnn_geometry_of(const struct hapi_window *w, int spatial, struct hapi_dnn_geometry *g)
 {
+    static const int three[] = {2, 0, 1}; /* a window begins with the height */
+
     memset(g, 0, sizeof *g);
-    for (int d = 0; d < 2; d++) {
-        g->kernel[d] = w->kernel[d];
-        g->stride[d] = w->stride[d];
-        g->dilation[d] = w->dilation[d] - 1;
-        g->pad_begin[d] = w->pad_begin[d];
-        g->pad_end[d] = w->pad_end[d];
+    g->spatial = spatial;
+    for (int i = 0; i < spatial; i++) {
+        int d = spatial == 3 ? three[i] : i;
+        g->kernel[i] = w->kernel[d];
+        g->stride[i] = w->stride[d];
+        g->dilation[i] = w->dilation[d] - 1;
+        g->pad_begin[i] = w->pad_begin[d];
+        g->pad_end[i] = w->pad_end[d];
     }
 }
 
@@ -62,19 +68,21 @@ int hapi_dnn_conv_args(struct hapi_dnn *b, const struct hapi_dnn_conv *c, const_
     return 4;
 }
 
-/* Weights (M, C/group, kH, kW), with groups as (G, M/G, C/group, kH, kW), in the model's order. */
-static dnnl_status_t weights_md(const struct hapi_dnn *b, struct hapi_dnn_conv *c)
+/* Weights (M, C/group, [kD,] kH, kW), with groups as (G, M/G, C/group, ...), in the model's order. */
+static dnnl_status_t weights_md(const struct hapi_dnn *b, struct hapi_dnn_conv *c,
+                                const struct hapi_dnn_geometry *geo)
 {
+    static const dnnl_format_tag_t plain[] = {dnnl_abcd, dnnl_abcde, dnnl_abcdef};
     const struct hapi_shape *s = &b->g->values[c->weights].shape;
-    int64_t m = s->dim[0], per = s->dim[1], g = c->w.group, *k = c->w.kernel;
-    dnnl_dims_t plain = {m, per, k[0], k[1]}, grouped = {g, m / g, per, k[0], k[1]};
-    const dnnl_dim_t *dims = g > 1 ? grouped : plain;
-    int n = g > 1 ? 5 : 4;
-    dnnl_status_t st =
-        dnnl_memory_desc_init_by_tag(&c->wei_plain, n, dims, dnnl_f32, n == 5 ? dnnl_abcde : dnnl_abcd);
+    int64_t m = s->dim[0], g = c->w.group;
+    dnnl_dims_t dims = {g, m / g, s->dim[1]};
+    int skip = g > 1 ? 0 : 1, n = geo->spatial + 3 - skip;
 
+    memcpy(dims + 3, geo->kernel, (size_t)geo->spatial * sizeof *dims);
+    dnnl_status_t st = dnnl_memory_desc_init_by_tag(&c->wei_plain, n, dims + skip, dnnl_f32, plain[n - 4]);
     return st ? st
-              : dnnl_memory_desc_init_by_tag(&c->wei, n, dims, hapi_dnn_type(c->dtype), dnnl_format_tag_any);
+              : dnnl_memory_desc_init_by_tag(&c->wei, n, dims + skip, hapi_dnn_type(c->dtype),
+                                             dnnl_format_tag_any);
 }
 
 static int conv_pd(struct hapi_dnn *b, struct hapi_dnn_conv *c, bool sum, const struct hapi_act *act,
@@ -85,8 +93,8 @@ static int conv_pd(struct hapi_dnn *b, struct hapi_dnn_conv *c, bool sum, const 
     dnnl_primitive_attr_t attr;
     int rc = HAPI_DNN_NONE;
 
-    hapi_dnn_geometry_of(&c->w, &geo);
-    if (!hapi_dnn_attr(sum, act, &attr) && !hapi_dnn_conv_edges(b, c) && !weights_md(b, c) &&
+    hapi_dnn_geometry_of(&c->w, hapi_dnn_spatial(b, c->x), &geo);
+    if (!hapi_dnn_attr(sum, act, &attr) && !hapi_dnn_conv_edges(b, c) && !weights_md(b, c, &geo) &&
         !dnnl_dilated_convolution_forward_desc_init(&d, dnnl_forward_inference, dnnl_convolution_direct,
                                                     &c->src, &c->wei, c->bias >= 0 ? &c->bia : NULL, &c->dst,
                                                     geo.stride, geo.dilation, geo.pad_begin, geo.pad_end))
@@ -145,13 +153,13 @@ static int conv_try(struct hapi_dnn *b, struct hapi_dnn_conv *c, bool fused, str
 int hapi_dnn_conv(struct hapi_dnn *b, struct hapi_err *err)
 {
     const struct hapi_node *n = b->step->node;
-    const struct hapi_shape *k = &b->g->values[n->in[1]].shape, *o = &b->g->values[b->step->out].shape;
+    const struct hapi_shape *k = &b->g->values[n->in[1]].shape;
     struct hapi_dnn_conv c = hapi_dnn_conv_of(b, b->step->x);
     int rc = hapi_window_of(b->g, n, &c.w, err);
 
     if (rc)
         return rc;
-    if (b->g->values[c.x].dtype != HAPI_F32 || k->rank > 4 ||
+    if (b->g->values[c.x].dtype != HAPI_F32 || k->rank > 5 ||
         k->dim[1] * c.w.group != b->g->values[c.x].shape.dim[1] || k->dim[0] % c.w.group)
         return HAPI_DNN_NONE;
     for (int d = 0; d < 2; d++) {
@@ -167,7 +175,7 @@ int hapi_dnn_conv(struct hapi_dnn *b, struct hapi_err *err)
         c.layout = i < 2 ? HAPI_LAYOUT_NHWC : HAPI_LAYOUT_PLAIN;
         rc = conv_try(b, &c, i % 2 == 0, err);
     }
-    double flops = 2.0 * (double)(hapi_ref_count(o) * k->dim[1]) * (double)(c.w.kernel[0] * c.w.kernel[1]);
+    double flops = (double)hapi_node_flops(b->g, n);
     if (rc == HAPI_DNN_NONE && flops > plain_flops_max)
         return hapi_dnn_fail(b, dnnl_unimplemented, "oneDNN has no fast convolution of this shape", err);
     return rc;
@@ -192,12 +200,9 @@ static int pool_emit(struct hapi_dnn *b, struct pool *p, int value, int out, str
     dnnl_primitive_desc_t pd;
     int rc = HAPI_DNN_NONE;
 
-    hapi_dnn_geometry_of(&p->w, &geo);
-    os.dim[2] = p->w.out[0];
-    if (os.rank == 3)
-        os.dim[2] = p->w.out[1];
-    else
-        os.dim[3] = p->w.out[1];
+    hapi_dnn_geometry_of(&p->w, hapi_dnn_spatial(b, value), &geo);
+    for (int i = 0; i < os.rank - 2; i++)
+        os.dim[2 + i] = hapi_window_out(&p->w, i, os.rank - 2);
     if (!hapi_dnn_attr(false, NULL, &attr) && !hapi_dnn_md4(xs, dtype, HAPI_LAYOUT_NHWC, &src) &&
         !hapi_dnn_md4(&os, dtype, HAPI_LAYOUT_NHWC, &dst) &&
         !dnnl_pooling_v2_forward_desc_init(&d, dnnl_forward_inference, p->alg, &src, &dst, geo.stride,
@@ -226,10 +231,10 @@ int hapi_dnn_pool(struct hapi_dnn *b, struct hapi_err *err)
 
     if (rc)
         return rc;
-    if (b->g->values[n->in[0]].dtype != HAPI_F32 || b->g->values[n->in[0]].shape.rank > 4 ||
+    if (b->g->values[n->in[0]].dtype != HAPI_F32 || b->g->values[n->in[0]].shape.rank > 5 ||
         (n->n_out > 1 && n->out[1] >= 0))
         return HAPI_DNN_NONE;
-    for (int d = 0; d < 2; d++) {
+    for (int d = 0; d < HAPI_SPATIAL; d++) {
         int64_t reach = (p.w.kernel[d] - 1) * p.w.dilation[d] + 1;
         int64_t end = (p.w.out[d] - 1) * p.w.stride[d] + reach - p.w.in[d] - p.w.pad_begin[d];
         past |= end > p.w.pad_end[d];
@@ -279,11 +284,11 @@ int hapi_dnn_reduce(struct hapi_dnn *b, struct hapi_err *err)
 
     if (!is_spatial_mean(b, n) || b->g->values[b->step->out].shape.rank != 4)
         return HAPI_DNN_NONE;
-    p.w = (struct hapi_window){.kernel = {s->dim[2], s->dim[3]},
-                               .stride = {1, 1},
-                               .dilation = {1, 1},
-                               .in = {s->dim[2], s->dim[3]},
-                               .out = {1, 1},
+    p.w = (struct hapi_window){.kernel = {s->dim[2], s->dim[3], 1},
+                               .stride = {1, 1, 1},
+                               .dilation = {1, 1, 1},
+                               .in = {s->dim[2], s->dim[3], 1},
+                               .out = {1, 1, 1},
                                .group = 1};
     return pool_emit(b, &p, n->in[0], b->step->out, err);
 }

@@ -1,16 +1,28 @@
-/* ConvTranspose as oneDNN's deconvolution: channels-last, rank 3 as rank 4 with height 1. */
+/* ConvTranspose as oneDNN's deconvolution: channels-last, rank 3 as rank 4 with height 1, rank 5 with a
+ * depth. */
 #include <string.h>
 
 #include "onednn.h"
 #include "ref.h"
 
-/* ONNX has (C, M/group, kH, kW), oneDNN wants ([G,] M/G, C/G, kH, kW): the same numbers by other strides. */
-static dnnl_status_t weights_md(const struct hapi_dnn *b, struct hapi_dnn_conv *c)
+/* ONNX has (C, M/group, [kD,] kH, kW), oneDNN wants ([G,] M/G, C/G, ...): the same numbers by other strides.
+ */
+static dnnl_status_t weights_md(const struct hapi_dnn *b, struct hapi_dnn_conv *c,
+                                const struct hapi_dnn_geometry *geo)
 {
     const struct hapi_shape *s = &b->g->values[c->weights].shape;
-    int64_t g = c->w.group, in = s->dim[0] / g, out = s->dim[1], h = c->w.kernel[0], w = c->w.kernel[1];
-    dnnl_dims_t dims = {g, out, in, h, w}, strides = {in * out * h * w, h * w, out * h * w, w, 1};
-    int skip = g > 1 ? 0 : 1, n = 5 - skip;
+    int64_t g = c->w.group, in = s->dim[0] / g, out = s->dim[1], size = 1;
+    dnnl_dims_t dims = {g, out, in}, strides = {0};
+    int skip = g > 1 ? 0 : 1, n = geo->spatial + 3 - skip;
+
+    for (int i = geo->spatial - 1; i >= 0; i--) {
+        dims[3 + i] = geo->kernel[i];
+        strides[3 + i] = size;
+        size *= geo->kernel[i];
+    }
+    strides[0] = in * out * size;
+    strides[1] = size;
+    strides[2] = out * size;
     dnnl_status_t st =
         dnnl_memory_desc_init_by_strides(&c->wei_plain, n, dims + skip, dnnl_f32, strides + skip);
 
@@ -26,8 +38,8 @@ static int deconv_pd(struct hapi_dnn *b, struct hapi_dnn_conv *c, dnnl_primitive
     dnnl_primitive_attr_t attr;
     int rc = HAPI_DNN_NONE;
 
-    hapi_dnn_geometry_of(&c->w, &geo);
-    if (!hapi_dnn_attr(false, NULL, &attr) && !hapi_dnn_conv_edges(b, c) && !weights_md(b, c) &&
+    hapi_dnn_geometry_of(&c->w, hapi_dnn_spatial(b, c->x), &geo);
+    if (!hapi_dnn_attr(false, NULL, &attr) && !hapi_dnn_conv_edges(b, c) && !weights_md(b, c, &geo) &&
         !dnnl_dilated_deconvolution_forward_desc_init(
             &d, dnnl_forward_inference, dnnl_deconvolution_direct, &c->src, &c->wei,
             c->bias >= 0 ? &c->bia : NULL, &c->dst, geo.stride, geo.dilation, geo.pad_begin, geo.pad_end))
@@ -60,7 +72,7 @@ int hapi_dnn_deconv(struct hapi_dnn *b, struct hapi_err *err)
 
     if (rc)
         return rc;
-    if (b->g->values[c.x].dtype != HAPI_F32 || b->g->values[c.x].shape.rank > 4)
+    if (b->g->values[c.x].dtype != HAPI_F32 || b->g->values[c.x].shape.rank > 5)
         return HAPI_DNN_NONE;
     rc = HAPI_DNN_NONE;
     for (int i = 0; i < 2 && rc == HAPI_DNN_NONE; i++) {

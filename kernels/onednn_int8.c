@@ -236,7 +236,7 @@ static int pd_make(struct hapi_dnn *b, struct int8 *p, dnnl_primitive_desc_t *pd
 
     p->dst.data_type = hapi_dnn_type(p->out_dtype);
     if (!st && p->w) {
-        hapi_dnn_geometry_of(p->w, &geo);
+        hapi_dnn_geometry_of(p->w, 2, &geo);
         st = dnnl_dilated_convolution_forward_desc_init(
             &conv, dnnl_forward_inference, dnnl_convolution_direct, &p->src, &p->wei, bia, &p->dst,
             geo.stride, geo.dilation, geo.pad_begin, geo.pad_end);
@@ -355,7 +355,7 @@ int hapi_dnn_int8_conv(struct hapi_dnn *b, const struct hapi_window *w, struct h
     int rank = g > 1 ? 5 : 4;
     const dnnl_dim_t *dims = g > 1 ? grouped : plain;
 
-    if (!step_takes(b, b->step) || hapi_ref_count(k) < 1)
+    if (!step_takes(b, b->step) || hapi_ref_count(k) < 1 || k->rank > 4)
         return HAPI_DNN_NONE;
     if (hapi_dnn_md4(xs, b->quant[p.x].dtype, p.layout, &p.src) ||
         hapi_dnn_md4(os, HAPI_F32, p.layout, &p.dst) ||
