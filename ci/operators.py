@@ -21,7 +21,7 @@ the node's name, its op and the model's opset; so are subgraphs (If, Loop, Scan)
 
 `ref` runs every op by plain loops, with sums in f64: it is the truth that `onednn` is compared with. Under `onednn`,
 *kernel* means that oneDNN (or a strided copy) runs the op where the shape and dtype allow it, and the plain loops do
-where they do not (integers, f64, more than two spatial dims); *plain loops*, that they always do. No back end takes
+where they do not (integers, f64, ways to resize that oneDNN does not know); *plain loops*, that they always do. No back end takes
 oneDNN's own reference implementations. *at load*: the op is gone, or a constant, before anything runs, as is every node
 whose inputs are constants.
 

@@ -118,6 +118,14 @@ static int step_compile(struct hapi_dnn *b, struct hapi_err *err)
         return first_of(b, hapi_dnn_vector_softmax, hapi_dnn_softmax, err);
     case HAPI_OP_LayerNormalization:
         return first_of(b, hapi_dnn_vector_layer_norm, hapi_dnn_layer_norm, err);
+    case HAPI_OP_InstanceNormalization:
+    case HAPI_OP_GroupNormalization:
+        return b->vector ? hapi_dnn_vector_channel_norm(b, err) : HAPI_DNN_NONE;
+    case HAPI_OP_LRN:
+        return hapi_dnn_lrn(b, err);
+    case HAPI_OP_Resize:
+    case HAPI_OP_Upsample:
+        return hapi_dnn_resize(b, err);
     case HAPI_OP_ReduceMean:
         return hapi_dnn_reduce(b, err);
     case HAPI_OP_Abs:

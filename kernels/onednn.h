@@ -237,6 +237,7 @@ int hapi_dnn_vector_batch_norm(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_vector_gate(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_vector_softmax(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_vector_layer_norm(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_vector_channel_norm(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_vector_concat(struct hapi_dnn *b, struct hapi_err *err);
 /* Whether a convolution or product may take the activation as a post-op. */
 bool hapi_dnn_post_act(const struct hapi_dnn *b, const struct hapi_act *act);
@@ -304,6 +305,8 @@ int hapi_dnn_gemm(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_softmax(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_layer_norm(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_reduce(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_resize(struct hapi_dnn *b, struct hapi_err *err);
+int hapi_dnn_lrn(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_activation(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_binary(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_concat(struct hapi_dnn *b, struct hapi_err *err);

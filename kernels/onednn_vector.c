@@ -300,6 +300,42 @@ int hapi_dnn_vector_layer_norm(struct hapi_dnn *b, struct hapi_err *err)
     return HAPI_OK;
 }
 
+/* InstanceNormalization (each channel is a group) and GroupNormalization, whose parameters have one number
+ * for each channel, or for each group. */
+int hapi_dnn_vector_channel_norm(struct hapi_dnn *b, struct hapi_err *err)
+{
+    const struct hapi_node *n = b->step->node;
+    const struct hapi_shape *s = &b->g->values[n->in[0]].shape;
+    int64_t channels = s->dim[1], plane = hapi_ref_span(s, 2, s->rank);
+    int64_t groups = n->op == HAPI_OP_GroupNormalization ? hapi_node_int(n, "num_groups", 1) : channels;
+    int x, y, line[3] = {-1};
+
+    if (b->g->values[n->in[0]].dtype != HAPI_F32 || !hapi_ref_count(s))
+        return HAPI_DNN_NONE;
+    int64_t per = channels / b->g->values[n->in[1]].shape.dim[0], cols = channels / groups * plane;
+    if (per != 1 && per != channels / groups)
+        return HAPI_DNN_NONE;
+    for (int i = 1; i < 3; i++) {
+        int r = hapi_dnn_need(b, n->in[i], HAPI_F32, HAPI_LAYOUT_PLAIN, err);
+        if (r < 0)
+            return r;
+        line[i] = b->reps[r].storage;
+    }
+    int rc = row_edges(b, n->in[0], &x, &y, err);
+    if (rc)
+        return rc;
+    struct hapi_dnn_op *op = append(b, HAPI_DNN_LAYER_NORM, "hapi:channel_norm", b->reps[x].storage,
+                                    b->reps[y].storage, line[1], line[2]);
+    if (!op)
+        return no_memory(err);
+    op->vector.layer_norm = (struct hapi_layer_norm){
+        .rows = {hapi_ref_count(s) / cols, cols, cols, cols, b->reps[x].dtype, b->reps[x].dtype},
+        .plane = per * plane,
+        .period = groups,
+        .epsilon = hapi_node_float(n, "epsilon", 1e-5F)};
+    return HAPI_OK;
+}
+
 /* ------------------------------------------------------------------ blocks of concatenations */
 
 static bool on_channels(const struct hapi_dnn *b, const struct hapi_node *n)

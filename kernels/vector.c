@@ -447,22 +447,33 @@ INLINE float row_sum(const void *x, int64_t n, enum hapi_dtype src, __m512 mean,
     return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
 }
 
-INLINE void layer_norm_one(const struct hapi_layer_norm *l, void *y, const void *x, int64_t c, __m512 mean,
-                           __m512 by, enum hapi_dtype dtype, __mmask16 m)
+/* scale and shift: lines, or one number for all columns. */
+INLINE void layer_norm_one(const float *scale, const float *shift, bool line, void *y, const void *x,
+                           int64_t c, __m512 mean, __m512 by, enum hapi_dtype dtype, __mmask16 m)
 {
     __m512 v = _mm512_mul_ps(deviation(x, c, dtype, mean, m), by);
 
-    if (l->scale)
-        v = _mm512_mul_ps(v, load(l->scale, c, HAPI_F32, m));
-    if (l->shift)
-        v = _mm512_add_ps(v, load(l->shift, c, HAPI_F32, m));
+    if (scale)
+        v = _mm512_mul_ps(v, line ? load(scale, c, HAPI_F32, m) : set(*scale));
+    if (shift)
+        v = _mm512_add_ps(v, line ? load(shift, c, HAPI_F32, m) : set(*shift));
     store(y, c, dtype, m, v);
+}
+
+/* Columns [c, end). */
+INLINE void layer_norm_span(const float *scale, const float *shift, bool line, void *y, const void *x,
+                            int64_t c, int64_t end, __m512 mean, __m512 by, enum hapi_dtype dtype)
+{
+    for (; c + 16 <= end; c += 16)
+        layer_norm_one(scale, shift, line, y, x, c, mean, by, dtype, WHOLE);
+    if (c < end)
+        layer_norm_one(scale, shift, line, y, x, c, mean, by, dtype, tail(end - c));
 }
 
 INLINE void layer_norm(const struct hapi_layer_norm *l, void *out, const void *in, enum hapi_dtype dtype)
 {
     const struct hapi_rows *rows = &l->rows;
-    int64_t n = rows->cols, c;
+    int64_t n = rows->cols, planes = l->plane ? n / l->plane : 0;
 
     for (int64_t r = 0; r < rows->rows; r++) {
         const void *x = row(in, r, rows->from, dtype);
@@ -470,10 +481,13 @@ INLINE void layer_norm(const struct hapi_layer_norm *l, void *out, const void *i
         __m512 mean = set(row_sum(x, n, dtype, _mm512_setzero_ps(), false) / (float)n);
         float var = row_sum(x, n, dtype, mean, true) / (float)n;
         __m512 by = _mm512_div_ps(set(1.0F), _mm512_sqrt_ps(set(var + l->epsilon)));
-        for (c = 0; c + 16 <= n; c += 16)
-            layer_norm_one(l, y, x, c, mean, by, dtype, WHOLE);
-        if (c < n)
-            layer_norm_one(l, y, x, c, mean, by, dtype, tail(n - c));
+        if (!planes)
+            layer_norm_span(l->scale, l->shift, true, y, x, 0, n, mean, by, dtype);
+        for (int64_t i = 0; i < planes; i++) {
+            int64_t k = r % l->period * planes + i;
+            layer_norm_span(l->scale ? l->scale + k : NULL, l->shift ? l->shift + k : NULL, false, y, x,
+                            i * l->plane, (i + 1) * l->plane, mean, by, dtype);
+        }
     }
 }
 

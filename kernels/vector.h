@@ -51,10 +51,12 @@ struct hapi_softmax {
 };
 void hapi_vector_softmax(const struct hapi_softmax *s, void *y, const void *x, const float *const *masks);
 
-/* y[r][c] = (x[r][c] - mean(x[r])) / sqrt(var(x[r]) + epsilon) * scale[c] + shift[c]; scale and shift may be
- * NULL. */
+/* y[r][c] = (x[r][c] - mean(x[r])) / sqrt(var(x[r]) + epsilon) * scale[k] + shift[k]; scale and shift may be
+ * NULL. k = c; or, with plane > 0, a number for each `plane` columns: k = r % period * (cols / plane) + c /
+ * plane, as the channels of a group have it. */
 struct hapi_layer_norm {
     struct hapi_rows rows;
+    int64_t plane, period;
     float epsilon;
     const float *scale, *shift;
 };
