@@ -27,7 +27,7 @@
 #endif
 
 static int check_failed, check_cases;
-static const char *check_case = "";
+static const char *check_case __attribute__((unused)) = "";
 
 #define CASE(fn)                                                                                             \
     do {                                                                                                     \
