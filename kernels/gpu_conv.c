@@ -198,22 +198,16 @@ static int conv_input(struct hapi_gpu_build *b, struct conv *c)
 static int tail_run(struct hapi_gpu_build *b, const struct hapi_gpu_view *y, const struct hapi_gpu_tail *tail)
 {
     struct hapi_gpu_view bias;
-    bool any = tail->bias || tail->residual || tail->act.kind != HAPI_ACT_NONE;
+    struct hapi_gpu_tail wide = *tail;
 
-    if (!any)
-        return HAPI_OK;
     if (tail->bias) { /* along the channels */
         const struct hapi_shape *s = &b->g->values[b->step->out].shape;
         const struct hapi_shape c = {3, {s->dim[1], 1, 1}};
         if (!hapi_gpu_view_reshape(&bias, tail->bias, &c) || !hapi_gpu_view_expand(&bias, &bias, s))
             return hapi_gpu_refuse(b, "its bias does not fit");
+        wide.bias = &bias;
     }
-    if (tail->bias && tail->residual)
-        return hapi_gpu_pointwise(b, HAPI_GPU_ADD_ADD, &tail->act, y, y, &bias, tail->residual);
-    if (tail->bias || tail->residual)
-        return hapi_gpu_pointwise(b, HAPI_GPU_ADD, &tail->act, y, y, tail->bias ? &bias : tail->residual,
-                                  NULL);
-    return hapi_gpu_pointwise(b, HAPI_GPU_COPY, &tail->act, y, y, NULL, NULL);
+    return hapi_gpu_tail_run(b, y, &wide);
 }
 
 /* The whole in one graph; or without what goes before it; or alone. */

@@ -162,17 +162,14 @@ static int product_rest(struct hapi_gpu_build *b, const struct product *p, const
 {
     const struct hapi_shape *s = &b->g->values[b->step->out].shape;
     struct hapi_gpu_view bias;
+    struct hapi_gpu_tail wide = *tail;
 
-    if (!hapi_gpu_tail_ops(tail))
-        return HAPI_OK;
-    if (tail->bias && !hapi_gpu_view_expand(&bias, tail->bias, s))
-        return hapi_gpu_refuse(b, "its bias does not fit");
-    if (tail->bias && tail->residual)
-        return hapi_gpu_pointwise(b, HAPI_GPU_ADD_ADD, &tail->act, &p->y, &p->y, &bias, tail->residual);
-    if (tail->bias || tail->residual)
-        return hapi_gpu_pointwise(b, HAPI_GPU_ADD, &tail->act, &p->y, &p->y,
-                                  tail->bias ? &bias : tail->residual, NULL);
-    return hapi_gpu_pointwise(b, HAPI_GPU_COPY, &tail->act, &p->y, &p->y, NULL, NULL);
+    if (tail->bias) {
+        if (!hapi_gpu_view_expand(&bias, tail->bias, s))
+            return hapi_gpu_refuse(b, "its bias does not fit");
+        wide.bias = &bias;
+    }
+    return hapi_gpu_tail_run(b, &p->y, &wide);
 }
 
 static int product_by_constant(struct hapi_gpu_build *b, struct product *p, struct hapi_gpu_tail *tail)

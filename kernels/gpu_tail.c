@@ -104,3 +104,15 @@ int hapi_gpu_tail_add(struct hapi_cudnn_graph *g, const struct hapi_gpu_tail *ta
     }
     return x;
 }
+
+int hapi_gpu_tail_run(struct hapi_gpu_build *b, const struct hapi_gpu_view *y,
+                      const struct hapi_gpu_tail *tail)
+{
+    const struct hapi_gpu_view *first = tail->bias ? tail->bias : tail->residual;
+
+    if (!hapi_gpu_tail_ops(tail))
+        return HAPI_OK;
+    if (tail->bias && tail->residual)
+        return hapi_gpu_pointwise(b, HAPI_GPU_ADD_ADD, &tail->act, y, y, tail->bias, tail->residual);
+    return hapi_gpu_pointwise(b, first ? HAPI_GPU_ADD : HAPI_GPU_COPY, &tail->act, y, y, first, NULL);
+}

@@ -26,6 +26,10 @@ int hapi_gpu_tail_ops(const struct hapi_gpu_tail *tail);
 int hapi_gpu_tail_add(struct hapi_cudnn_graph *g, const struct hapi_gpu_tail *tail,
                       const struct hapi_gpu_tail_tensors *t, int x, const struct hapi_gpu_view **views);
 
+/* The same by a kernel of ours, in place: what cuDNN did not take. bias and residual are of y's shape. */
+int hapi_gpu_tail_run(struct hapi_gpu_build *b, const struct hapi_gpu_view *y,
+                      const struct hapi_gpu_tail *tail);
+
 /* Constants of the affine map that the step's batch norm is. */
 int hapi_gpu_affine_constants(struct hapi_gpu_build *b, const struct hapi_step *s,
                               struct hapi_gpu_view *scale, struct hapi_gpu_view *shift);
