@@ -10,35 +10,31 @@
 
 #include "cudnn_backend.h"
 #include "cudnn_descriptor.h"
-
-enum { THREADS = 256, BLOCKS_MAX = 4096, WARP = 32 };
+#include "gpu_memory.h"
 
 static int fail(const struct hapi_cudnn *b, CUresult r, const char *what, struct hapi_err *err)
 {
     return hapi_cuda_fail(b->device->cu, r, what, err);
 }
 
-static CUdeviceptr address(const struct hapi_cudnn *b, const struct hapi_gpu_operand *o)
-{
-    const struct hapi_gpu_storage *s = &b->program->storages[o->storage];
-
-    switch (s->place) {
-    case HAPI_GPU_ARENA:
-        return b->memory + s->offset + o->offset;
-    case HAPI_GPU_WEIGHT:
-        return b->weights[b->weight_of[o->storage]] + o->offset;
-    default:
-        return b->memory + b->edge[o->storage] + o->offset;
-    }
-}
-
 /* ------------------------------------------------------------------ memory and launches of a plan */
+
+/* Photos are decoded to where the GPU can fetch them while it computes. */
+static int pinned_make(struct hapi_cudnn *b, struct hapi_err *err)
+{
+    const struct hapi_gpu_storage *s = b->program->storages;
+    CUresult r;
+
+    while (s->place != HAPI_GPU_IN) /* there is one */
+        s++;
+    r = b->device->cu->MemHostAlloc(&b->pinned, (size_t)s->bytes, CU_MEMHOSTALLOC_PORTABLE);
+    return r ? fail(b, r, "pinned memory for images", err) : HAPI_OK;
+}
 
 /* Arena, workspace, and the edges as the host has them. */
 static int memory_make(struct hapi_cudnn *b, struct hapi_err *err)
 {
     const struct hapi_gpu_program *p = b->program;
-    CUresult r;
 
     b->bytes = hapi_gpu_round_up(p->arena_bytes) + hapi_gpu_round_up(p->scratch_bytes);
     for (size_t i = 0; i < p->n_storages; i++)
@@ -46,106 +42,7 @@ static int memory_make(struct hapi_cudnn *b, struct hapi_err *err)
             b->edge[i] = b->bytes;
             b->bytes += hapi_gpu_round_up(p->storages[i].bytes);
         }
-    r = b->device->cu->MemAlloc(&b->memory, (size_t)b->bytes);
-    return r ? fail(b, r, "memory for a plan on the GPU", err) : HAPI_OK;
-}
-
-static int graph_prepare(struct hapi_cudnn *b, const struct hapi_gpu_launch *l, struct hapi_cudnn_launch *out,
-                         struct hapi_err *err)
-{
-    const struct hapi_cudnn_lib *lib = b->device->cudnn;
-    int64_t uids[HAPI_CUDNN_TENSORS];
-    void *pointers[HAPI_CUDNN_TENSORS];
-    void *workspace =
-        (void *)(uintptr_t)(b->memory +
-                            hapi_gpu_round_up(b->program->arena_bytes)); // NOLINT(performance-no-int-to-ptr)
-    int64_t n = 0;
-    cudnnStatus_t s;
-
-    for (int i = 0; i < l->n_operands; i++) {
-        uids[n] = l->operands[i].uid;
-        pointers[n++] = (void *)(uintptr_t)address(b, &l->operands[i]); // NOLINT(performance-no-int-to-ptr)
-    }
-    for (int i = 0; i < l->graph->n_tensors; i++)
-        if (l->graph->tensors[i].by_value) {
-            uids[n] = l->graph->tensors[i].uid;
-            pointers[n++] =
-                (void *)(uintptr_t)&l->graph->tensors[i].value; /* the host's; cuDNN reads it at once */
-        }
-    s = lib->BackendCreateDescriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &out->pack);
-    if (!s)
-        s = lib->BackendSetAttribute(out->pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, n,
-                                     uids);
-    if (!s)
-        s = lib->BackendSetAttribute(out->pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, n,
-                                     pointers);
-    if (!s)
-        s = lib->BackendSetAttribute(out->pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1,
-                                     &workspace);
-    if (!s)
-        s = lib->BackendFinalize(out->pack);
-    return s ? hapi_cudnn_fail(lib, s, l->graph->name, err) : HAPI_OK;
-}
-
-static int64_t elements(const struct hapi_gpu_loop *l)
-{
-    int64_t n = 1;
-
-    for (int i = 0; i < l->rank; i++)
-        n *= l->size[i];
-    return n;
-}
-
-/* Threads that a kernel has work for. */
-static int64_t threads_of(const struct hapi_gpu_kernel *k)
-{
-    const struct hapi_gpu_i8 *f = &k->i8;
-
-    switch (k->kind) {
-    case HAPI_GPU_POINTWISE:
-        return elements(&k->outer) / k->vector;
-    case HAPI_GPU_SOFTMAX:
-    case HAPI_GPU_MEAN:
-        return elements(&k->outer) * WARP;
-    case HAPI_GPU_IMAGE:
-        return k->image.pixels;
-    case HAPI_GPU_I8_MAX:
-        return f->samples * ((f->elements + HAPI_GPU_I8_CHUNK - 1) / HAPI_GPU_I8_CHUNK + f->scales);
-    case HAPI_GPU_I8_PACK:
-        return f->samples * f->elements;
-    default:
-        return elements(&k->outer);
-    }
-}
-
-static void kernel_prepare(struct hapi_cudnn *b, const struct hapi_gpu_launch *l,
-                           struct hapi_cudnn_launch *out)
-{
-    int64_t blocks = (threads_of(&l->kernel) + THREADS - 1) / THREADS;
-
-    out->blocks = (unsigned)(blocks > BLOCKS_MAX ? BLOCKS_MAX : blocks);
-    out->function = b->device->kernels[l->kernel.kind];
-    for (int i = 0; i < l->n_operands; i++)
-        out->pointers[i] = address(b, &l->operands[i]);
-}
-
-static int launches_make(struct hapi_cudnn *b, struct hapi_err *err)
-{
-    const struct hapi_gpu_program *p = b->program;
-    int rc = HAPI_OK;
-
-    hapi_cuda_plans_lock(b->device); /* the list may be growing */
-    for (size_t i = 0; i < p->n_launches; i++)
-        if (p->launches[i].graph)
-            b->launches[i].plan = hapi_cudnn_plan_descriptor(
-                hapi_cudnn_plans_get(b->device->plans, (size_t)p->launches[i].plan).plan);
-    hapi_cuda_plans_unlock(b->device);
-    for (size_t i = 0; i < p->n_launches && !rc; i++)
-        if (p->launches[i].graph)
-            rc = graph_prepare(b, &p->launches[i], &b->launches[i], err);
-        else
-            kernel_prepare(b, &p->launches[i], &b->launches[i]);
-    return rc;
+    return hapi_gpu_memory_take(b->device, b->bytes, "a plan", &b->memory, err);
 }
 
 /* ------------------------------------------------------------------ the back end */
@@ -155,17 +52,17 @@ static void cudnn_free(struct hapi_backend *base)
     struct hapi_cudnn *b = (struct hapi_cudnn *)base;
     bool current = b->device && !hapi_cuda_enter(b->device, NULL);
 
-    for (size_t i = 0; b->device && b->launches && i < b->program->n_launches; i++)
-        if (b->launches[i].pack)
-            (void)b->device->cudnn->BackendDestroyDescriptor(b->launches[i].pack);
-    if (b->stream && current) {
+    if (current && b->stream)
         (void)b->device->cu->StreamSynchronize(b->stream);
-        (void)b->device->cu->StreamDestroy(b->stream);
-    }
-    if (b->memory && current)
-        (void)b->device->cu->MemFree(b->memory);
-    if (current)
+    if (current) {
+        hapi_cudnn_launches_free(b);
+        if (b->stream)
+            (void)b->device->cu->StreamDestroy(b->stream);
+        if (b->pinned)
+            (void)b->device->cu->MemFreeHost(b->pinned);
+        hapi_gpu_memory_give(b->device, b->memory);
         hapi_cuda_leave(b->device);
+    }
     hapi_gpu_program_free(b->program);
     hapi_cuda_device_put(b->device);
     free(b->weight_of);
@@ -209,6 +106,26 @@ static int program_make(struct hapi_cudnn *b, const struct hapi_graph *g, const 
     return rc;
 }
 
+/* What a plan that runs has: its stream, weights, memory and launches. */
+static int plan_make(struct hapi_cudnn *b, const struct hapi_plan_spec *spec, void **weights,
+                     struct hapi_err *err)
+{
+    CUresult r = b->device->cu->StreamCreate(&b->stream, CU_STREAM_NON_BLOCKING);
+    int rc = r ? fail(b, r, "making a stream", err) : HAPI_OK;
+
+    if (!rc && !*weights)
+        rc = hapi_cudnn_weights_new(weights, err);
+    if (!rc)
+        rc = hapi_cudnn_weights_make(b, *weights, err);
+    if (!rc)
+        rc = memory_make(b, err);
+    if (!rc && spec->image)
+        rc = pinned_make(b, err);
+    if (!rc)
+        rc = hapi_cudnn_launches_make(b, err);
+    return rc ? rc : hapi_cudnn_launches_try(b, err);
+}
+
 static int cudnn_compile(struct hapi_backend **out, const struct hapi_graph *g,
                          const struct hapi_plan_spec *spec, void **weights, struct hapi_err *err)
 {
@@ -228,18 +145,8 @@ static int cudnn_compile(struct hapi_backend **out, const struct hapi_graph *g,
     rc = program_make(b, g, spec, err);
     if (!rc)
         rc = tables_make(b, err);
-    if (!rc && weights) {
-        CUresult r = b->device->cu->StreamCreate(&b->stream, CU_STREAM_NON_BLOCKING);
-        rc = r ? fail(b, r, "making a stream", err) : HAPI_OK;
-        if (!rc && !*weights)
-            rc = hapi_cudnn_weights_new(weights, err);
-        if (!rc)
-            rc = hapi_cudnn_weights_make(b, *weights, err);
-        if (!rc)
-            rc = memory_make(b, err);
-        if (!rc)
-            rc = launches_make(b, err);
-    }
+    if (!rc && weights)
+        rc = plan_make(b, spec, weights, err);
     hapi_cuda_leave(b->device);
     if (rc) {
         cudnn_free(&b->base);
@@ -263,38 +170,6 @@ static void cudnn_memory(const struct hapi_backend *base, struct hapi_plan_memor
                                                      hapi_gpu_round_up(p->scratch_bytes) + edges};
 }
 
-static int launch_run(struct hapi_cudnn *b, size_t i, struct hapi_err *err)
-{
-    const struct hapi_gpu_launch *l = &b->program->launches[i];
-    struct hapi_cudnn_launch *k = &b->launches[i];
-
-    if (l->graph) {
-        const struct hapi_cudnn_lib *lib = b->device->cudnn;
-        cudnnStatus_t s = lib->BackendExecute(b->device->handle, k->plan, k->pack);
-        return s ? hapi_cudnn_fail(lib, s, l->graph->name, err) : HAPI_OK;
-    }
-    void *parameters[] = {(void *)(uintptr_t)&l->kernel, &k->pointers[0], &k->pointers[1], &k->pointers[2],
-                          &k->pointers[3]};
-    CUresult r = b->device->cu->LaunchKernel(k->function, k->blocks, 1, 1, THREADS, 1, 1, 0, b->stream,
-                                             parameters, NULL);
-    return r ? fail(b, r, l->node ? l->node->name : "conversion at an edge", err) : HAPI_OK;
-}
-
-/* The handle is the device's: its stream is set and used in one go. Enqueuing takes microseconds a launch. */
-static int enqueue(struct hapi_cudnn *b, struct hapi_err *err)
-{
-    cudnnStatus_t s;
-    int rc;
-
-    hapi_cuda_lock(b->device);
-    s = b->device->cudnn->SetStream(b->device->handle, (cudaStream_t)b->stream);
-    rc = s ? hapi_cudnn_fail(b->device->cudnn, s, "taking a stream", err) : HAPI_OK;
-    for (size_t i = 0; i < b->program->n_launches && !rc; i++)
-        rc = launch_run(b, i, err);
-    hapi_cuda_unlock(b->device);
-    return rc;
-}
-
 static int edges_copy(struct hapi_cudnn *b, enum hapi_gpu_place place, const void *const *in,
                       void *const *out, struct hapi_err *err)
 {
@@ -316,6 +191,16 @@ static int edges_copy(struct hapi_cudnn *b, enum hapi_gpu_place place, const voi
              : HAPI_OK;
 }
 
+/* The context is current. */
+static int enqueue(struct hapi_cudnn *b, const void *const *in, void *const *out, struct hapi_err *err)
+{
+    int rc = edges_copy(b, HAPI_GPU_IN, in, out, err);
+
+    if (!rc)
+        rc = hapi_cudnn_launches_enqueue(b, err);
+    return rc ? rc : edges_copy(b, HAPI_GPU_OUT, in, out, err);
+}
+
 static int cudnn_run(struct hapi_backend *base, void *arena, const void *const *in, void *const *out,
                      struct hapi_err *err)
 {
@@ -326,17 +211,60 @@ static int cudnn_run(struct hapi_backend *base, void *arena, const void *const *
     (void)arena;
     if (rc)
         return rc;
-    rc = edges_copy(b, HAPI_GPU_IN, in, out, err);
-    if (!rc)
-        rc = enqueue(b, err);
-    if (!rc)
-        rc = edges_copy(b, HAPI_GPU_OUT, in, out, err);
+    rc = enqueue(b, in, out, err);
     /* After an error, too: what was enqueued reads the caller's memory. */
     r = b->device->cu->StreamSynchronize(b->stream);
     if (r && !rc)
         rc = fail(b, r, "waiting for the GPU", err);
     hapi_cuda_leave(b->device);
     return rc;
+}
+
+/* On a thread of the driver's, after all that was enqueued; `r` is what became of it. */
+static void CUDA_CB run_over(CUstream stream, CUresult r, void *arg)
+{
+    struct hapi_cudnn *b = arg;
+
+    (void)stream;
+    b->started.result = r;
+    b->started.done(b->started.arg);
+}
+
+/* A stream callback and not a host function: after an error of the device a host function is never called. */
+static int cudnn_start(struct hapi_backend *base, const void *const *in, void *const *out,
+                       void (*done)(void *arg), void *arg, struct hapi_err *err)
+{
+    struct hapi_cudnn *b = (struct hapi_cudnn *)base;
+    int rc = hapi_cuda_enter(b->device, err);
+
+    if (rc)
+        return rc;
+    b->started.done = done;
+    b->started.arg = arg;
+    rc = enqueue(b, in, out, err);
+    if (!rc) {
+        CUresult r = b->device->cu->StreamAddCallback(b->stream, run_over, b, 0);
+        rc = r ? fail(b, r, "asking for the end of a run", err) : HAPI_OK;
+    }
+    if (rc) /* what was enqueued reads the caller's memory */
+        (void)b->device->cu->StreamSynchronize(b->stream);
+    hapi_cuda_leave(b->device);
+    return rc;
+}
+
+static int cudnn_finish(struct hapi_backend *base, struct hapi_err *err)
+{
+    struct hapi_cudnn *b = (struct hapi_cudnn *)base;
+    CUresult r = b->started.result;
+
+    return r ? fail(b, r, "running on the GPU", err) : HAPI_OK;
+}
+
+static void *cudnn_input_memory(struct hapi_backend *base, size_t i)
+{
+    struct hapi_cudnn *b = (struct hapi_cudnn *)base;
+
+    return i ? NULL : b->pinned;
 }
 
 static char class_text[96];
@@ -400,16 +328,61 @@ static void cudnn_unpin(void *p)
     hapi_cuda_device_put(d); /* that of cudnn_pin() */
 }
 
+static int cudnn_reserve(uint64_t bytes, struct hapi_err *err)
+{
+    struct hapi_cuda_device *d;
+    int rc = hapi_cuda_device_get(&d, err);
+
+    if (rc)
+        return rc;
+    rc = hapi_cuda_enter(d, err);
+    if (!rc) {
+        rc = hapi_gpu_memory_reserve(d, bytes, err);
+        hapi_cuda_leave(d);
+    }
+    if (rc)
+        hapi_cuda_device_put(d);
+    return rc; /* else the device is held */
+}
+
+/* With the device, when nobody else has it. */
+static void cudnn_release(void)
+{
+    struct hapi_cuda_device *d;
+
+    if (hapi_cuda_device_get(&d, NULL))
+        return;
+    hapi_cuda_device_put(d);
+    hapi_cuda_device_put(d); /* that of cudnn_reserve() */
+}
+
+static bool cudnn_usage(struct hapi_device_usage *out)
+{
+    struct hapi_cuda_device *d;
+
+    if (hapi_cuda_device_get(&d, NULL))
+        return false;
+    hapi_gpu_memory_usage(d, &out->reserved, &out->used);
+    hapi_cuda_device_put(d);
+    return true;
+}
+
 const struct hapi_backend_ops hapi_backend_cudnn = {
     .name = "cudnn",
     .copies = true,
     .compile = cudnn_compile,
     .memory = cudnn_memory,
     .run = cudnn_run,
+    .start = cudnn_start,
+    .finish = cudnn_finish,
+    .input_memory = cudnn_input_memory,
     .free = cudnn_free,
     .weights_free = hapi_cudnn_weights_free,
     .numeric_class = cudnn_class,
     .ready = cudnn_ready,
     .pin = cudnn_pin,
     .unpin = cudnn_unpin,
+    .reserve = cudnn_reserve,
+    .release = cudnn_release,
+    .usage = cudnn_usage,
 };

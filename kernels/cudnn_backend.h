@@ -25,13 +25,31 @@ struct hapi_cudnn {
     uint64_t *edge;       /* by storage: offset in memory of what is an edge */
     uint64_t bytes;
     CUstream stream;
-    int *weight_of; /* by storage */
+    CUgraphExec graph; /* all launches as one; NULL: one by one */
+    int *weight_of;    /* by storage */
+    void *pinned;      /* host memory for the input of a plan that takes images; NULL: none */
+    struct {           /* of the run that hapi_plan_start() began */
+        void (*done)(void *arg);
+        void *arg;
+        CUresult result;
+    } started;
 };
 
 static inline uint64_t hapi_gpu_round_up(uint64_t n)
 {
     return (n + HAPI_GPU_ALIGN - 1) / HAPI_GPU_ALIGN * HAPI_GPU_ALIGN;
 }
+
+/* ---- cudnn_launch.c. The device's context is current. */
+
+/* Fills b->launches, once memory and weights are there. */
+int hapi_cudnn_launches_make(struct hapi_cudnn *b, struct hapi_err *err);
+/* Runs them for the first time, on whatever the memory holds, and keeps them as one graph where that is
+ * faster (HAPI_CUDA_GRAPHS in the environment: 0 never, 1 wherever it can be). Errors: of running them. */
+int hapi_cudnn_launches_try(struct hapi_cudnn *b, struct hapi_err *err);
+/* On b->stream. After an error some of them may be on their way all the same. */
+int hapi_cudnn_launches_enqueue(struct hapi_cudnn *b, struct hapi_err *err);
+void hapi_cudnn_launches_free(struct hapi_cudnn *b); /* nothing runs */
 
 /* ---- cudnn_weights.c. The store is shared by the plans of one part of a model in one dtype (struct
  * hapi_backend_ops). */

@@ -4,6 +4,7 @@
 
 #include "convert.h"
 #include "cudnn_backend.h"
+#include "gpu_memory.h"
 
 enum { BUCKETS = 4096 }; /* a model may have hundreds of thousands of small constants */
 
@@ -36,7 +37,7 @@ void hapi_cudnn_weights_free(void *weights)
     for (struct block *b = w->blocks, *next; b; b = next) {
         next = b->next;
         if (current)
-            (void)w->device->cu->MemFree(b->memory);
+            hapi_gpu_memory_give(w->device, b->memory);
         free(b);
     }
     for (int i = 0; i < BUCKETS; i++)
@@ -139,7 +140,6 @@ static int weights_upload(struct hapi_cudnn *b, struct weights *all, struct weig
     uint64_t total = 0, most = 0;
     struct block *k;
     void *buffer;
-    CUresult r;
     int rc = HAPI_OK;
 
     for (size_t i = 0; i < p->n_weights; i++)
@@ -152,10 +152,9 @@ static int weights_upload(struct hapi_cudnn *b, struct weights *all, struct weig
         return HAPI_OK;
     k = calloc(1, sizeof *k);
     buffer = malloc((size_t)most);
-    r = k && buffer ? b->device->cu->MemAlloc(&k->memory, (size_t)total) : CUDA_SUCCESS;
-    if (!k || !buffer || r) {
-        rc = r ? hapi_cuda_fail(b->device->cu, r, "memory for weights on the GPU", err)
-               : hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for weights");
+    rc = k && buffer ? hapi_gpu_memory_take(b->device, total, "weights", &k->memory, err)
+                     : hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for weights");
+    if (rc) {
         free(buffer);
         free(k);
         return rc;

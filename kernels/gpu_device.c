@@ -6,6 +6,8 @@
 #include <string.h>
 
 #include "cudnn_cache.h"
+#include "gpu_memory.h"
+
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct hapi_cuda driver;
 static int loaded;
@@ -145,6 +147,7 @@ static void device_close(struct hapi_cuda_device *d)
         (void)d->cudnn->Destroy(d->handle);
     if (d->module)
         (void)d->cu->ModuleUnload(d->module);
+    hapi_gpu_memory_close(d);
     if (current)
         hapi_cuda_leave(d);
     if (d->context)

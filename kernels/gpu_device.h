@@ -29,15 +29,27 @@
     X(DevicePrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2", (CUdevice d))                                 \
     X(CtxPushCurrent, "cuCtxPushCurrent_v2", (CUcontext c))                                                  \
     X(CtxPopCurrent, "cuCtxPopCurrent_v2", (CUcontext * c))                                                  \
+    X(MemGetInfo, "cuMemGetInfo_v2", (size_t * unused, size_t * total))                                      \
     X(MemAlloc, "cuMemAlloc_v2", (CUdeviceptr * p, size_t bytes))                                            \
     X(MemFree, "cuMemFree_v2", (CUdeviceptr p))                                                              \
     X(MemHostRegister, "cuMemHostRegister_v2", (void *p, size_t bytes, unsigned flags))                      \
     X(MemHostUnregister, "cuMemHostUnregister", (void *p))                                                   \
     X(MemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2", (CUdeviceptr to, const void *from, size_t bytes, CUstream s)) \
     X(MemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2", (void *to, CUdeviceptr from, size_t bytes, CUstream s))       \
+    X(MemcpyDtoDAsync, "cuMemcpyDtoDAsync_v2", (CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream s)) \
+    X(MemHostAlloc, "cuMemHostAlloc", (void **p, size_t bytes, unsigned flags))                              \
+    X(MemFreeHost, "cuMemFreeHost", (void *p))                                                               \
     X(StreamCreate, "cuStreamCreate", (CUstream * s, unsigned flags))                                        \
     X(StreamDestroy, "cuStreamDestroy_v2", (CUstream s))                                                     \
     X(StreamSynchronize, "cuStreamSynchronize", (CUstream s))                                                \
+    X(StreamAddCallback, "cuStreamAddCallback", (CUstream s, CUstreamCallback f, void *arg, unsigned flags)) \
+    X(StreamBeginCapture, "cuStreamBeginCapture_v2", (CUstream s, CUstreamCaptureMode mode))                 \
+    X(StreamEndCapture, "cuStreamEndCapture", (CUstream s, CUgraph * g))                                     \
+    X(GraphInstantiate, "cuGraphInstantiateWithFlags",                                                       \
+      (CUgraphExec * out, CUgraph g, unsigned long long flags))                                              \
+    X(GraphLaunch, "cuGraphLaunch", (CUgraphExec g, CUstream s))                                             \
+    X(GraphDestroy, "cuGraphDestroy", (CUgraph g))                                                           \
+    X(GraphExecDestroy, "cuGraphExecDestroy", (CUgraphExec g))                                               \
     X(ModuleLoadData, "cuModuleLoadData", (CUmodule * m, const void *image))                                 \
     X(ModuleUnload, "cuModuleUnload", (CUmodule m))                                                          \
     X(ModuleGetFunction, "cuModuleGetFunction", (CUfunction * f, CUmodule m, const char *name))              \
@@ -63,6 +75,7 @@ struct hapi_cuda_device {
     cudnnHandle_t handle; /* for running: under lock */
     cudnnHandle_t maker;  /* for making plans */
     struct hapi_cudnn_device *described;
+    struct hapi_gpu_memory *memory; /* gpu_memory.h; NULL: none taken yet */
     struct hapi_cudnn_plans *plans; /* under plans_lock: making one takes seconds, in which others run */
     void *lock, *plans_lock;        /* pthread_mutex_t: of what is not thread-safe; never both */
     int refs;

@@ -229,6 +229,19 @@ size_t hapi_plan_outputs(const struct hapi_plan *p, const struct hapi_tensor_des
 int hapi_plan_run(struct hapi_plan *p, void *arena, const void *const *in, void *const *out,
                   struct hapi_err *err);
 
+/* Runs of a device that return before they are over, so that their thread can decode the next images. Not for
+ * every plan of a back end: one that runs its micro-batch in parts cannot. */
+bool hapi_plan_starts(const struct hapi_plan *p);
+/* As hapi_plan_run(), but returns when all is enqueued. done(arg) comes once, from a thread of the driver's,
+ * where it must neither wait nor call anything declared here; until then plan, in[i] and out[i] are the
+ * run's. Then hapi_plan_finish(), on any thread, says how it went. After an error there is no done(). */
+int hapi_plan_start(struct hapi_plan *p, const void *const *in, void *const *out, void (*done)(void *arg),
+                    void *arg, struct hapi_err *err);
+int hapi_plan_finish(struct hapi_plan *p, struct hapi_err *err);
+/* Memory of the plan's for input i, which its device reads without stopping; whoever fills it gives it as
+ * in[i]. NULL: any memory is as good. */
+void *hapi_plan_input_memory(struct hapi_plan *p, size_t i);
+
 /* Where a plan's time goes: the kernels of one run (of one part, where a micro-batch runs in parts), in
  * order. 0 for a back end that cannot say. */
 struct hapi_plan_kernel {
@@ -283,6 +296,16 @@ bool hapi_backend_converts(const char *name);
  * memory goes. Errors: HAPI_ENOMEM, HAPI_ESYS; plans run all the same. */
 int hapi_backend_pin(const char *name, void *p, size_t bytes, struct hapi_err *err);
 void hapi_backend_unpin(const char *name, void *p);
+/* Takes `bytes` of the device's memory at once, for all plans and weights made after it: what fits is known,
+ * and nobody else gets it; 0: nearly all that is free. Before any plan, and until _release. Nothing to do
+ * for a CPU. Errors: HAPI_EBUSY (plans have been made), HAPI_ENOMEM with what is free, HAPI_ESYS. */
+int hapi_backend_reserve(const char *name, uint64_t bytes, struct hapi_err *err);
+void hapi_backend_release(const char *name);
+/* Bytes of the device that plans share. false: it has no memory of its own. */
+struct hapi_device_usage {
+    uint64_t reserved, used; /* reserved 0: each plan takes its own */
+};
+bool hapi_backend_usage(const char *name, struct hapi_device_usage *out);
 /* Whether it can run here: HAPI_EINVAL (there is none of this name), HAPI_EUNSUPPORTED with the reason. */
 int hapi_backend_ready(const char *name, struct hapi_err *err);
 /* Whether the back end computes in dtype here, in hardware. */

@@ -28,6 +28,11 @@ struct hapi_backend_ops {
     /* in[i], out[i]: in the order of g->inputs, g->outputs, in the edges' layout. No heap call of ours. */
     int (*run)(struct hapi_backend *b, void *arena, const void *const *in, void *const *out,
                struct hapi_err *err);
+    /* Optional: as hapi_plan_start(), _finish() and _input_memory(). */
+    int (*start)(struct hapi_backend *b, const void *const *in, void *const *out, void (*done)(void *arg),
+                 void *arg, struct hapi_err *err);
+    int (*finish)(struct hapi_backend *b, struct hapi_err *err);
+    void *(*input_memory)(struct hapi_backend *b, size_t i);
     /* Optional, for benchmarks: the kernels that a run runs, in order, and one of them alone. */
     size_t (*kernels)(const struct hapi_backend *b);
     void (*kernel_get)(const struct hapi_backend *b, size_t i, struct hapi_plan_kernel *out);
@@ -38,11 +43,14 @@ struct hapi_backend_ops {
     void (*free)(struct hapi_backend *b);
     void (*weights_free)(void *weights);
     const char *(*numeric_class)(void); /* NULL: not ready */
-    /* Optional: whether it can run here. HAPI_EUNSUPPORTED with the reason. */ int (*ready)(
-        struct hapi_err *err);
-    /* Optional: as hapi_backend_pin() and hapi_backend_unpin(). */
+    /* Optional: whether it can run here. HAPI_EUNSUPPORTED with the reason. */
+    int (*ready)(struct hapi_err *err);
+    /* Optional: as hapi_backend_pin(), _unpin(), _reserve(), _release() and _usage(). */
     int (*pin)(void *p, size_t bytes, struct hapi_err *err);
     void (*unpin)(void *p);
+    int (*reserve)(uint64_t bytes, struct hapi_err *err);
+    void (*release)(void);
+    bool (*usage)(struct hapi_device_usage *out);
 };
 
 /* First member of every instance. */
@@ -57,6 +65,10 @@ extern const struct hapi_backend_ops hapi_backend_onednn;
 #if HAPI_HAVE_CUDNN
 extern const struct hapi_backend_ops hapi_backend_cudnn;
 #endif
+
+/* NULL: there is none of this name; hapi_backend_none() says so, and which there are (HAPI_EINVAL). */
+const struct hapi_backend_ops *hapi_backend_find(const char *name);
+int hapi_backend_none(const char *name, struct hapi_err *err);
 
 /* Layout of an edge: 4-D tensors are channels-last unless the caller asked for the model's own order. */
 static inline enum hapi_layout hapi_edge_layout(const struct hapi_plan_spec *spec, const struct hapi_shape *s)

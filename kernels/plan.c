@@ -5,16 +5,6 @@
 #include "model.h"
 #include "tiles.h"
 
-static const struct hapi_backend_ops *const backends[] = {
-    &hapi_backend_ref,
-#if HAPI_HAVE_ONEDNN
-    &hapi_backend_onednn,
-#endif
-#if HAPI_HAVE_CUDNN
-    &hapi_backend_cudnn,
-#endif
-};
-
 /* Weights as a back end wants them, shared by the plans that differ in batch (or edges' layout) only. */
 struct store {
     struct store *next;
@@ -42,82 +32,6 @@ struct hapi_plan {
     struct hapi_plan_memory memory;
     size_t pad_at; /* in the arena: edges of a run that is filled up */
 };
-
-static const struct hapi_backend_ops *backend_find(const char *name)
-{
-    for (size_t i = 0; name && i < sizeof backends / sizeof *backends; i++)
-        if (!strcmp(backends[i]->name, name))
-            return backends[i];
-    return NULL;
-}
-
-const char *hapi_numeric_class(const char *backend)
-{
-    const struct hapi_backend_ops *ops = backend_find(backend);
-    return ops ? ops->numeric_class() : NULL;
-}
-
-const char *hapi_backend_choose(const char *name, struct hapi_err *why)
-{
-    const struct hapi_backend_ops *gpu = backend_find("cudnn");
-
-    if (!name || strcmp(name, "auto"))
-        return name;
-    if (gpu && !gpu->ready(why))
-        return gpu->name;
-    if (!gpu)
-        (void)hapi_err_set(why, HAPI_EUNSUPPORTED, 0, "this build has no cuDNN");
-    return backend_find("onednn") ? "onednn" : "ref";
-}
-
-static int no_backend(const char *name, struct hapi_err *err)
-{
-    return hapi_err_set(err, HAPI_EINVAL, 0, "no back end `%s` (built: ref%s%s)", name ? name : "",
-                        backend_find("onednn") ? ", onednn" : "", backend_find("cudnn") ? ", cudnn" : "");
-}
-
-int hapi_backend_ready(const char *name, struct hapi_err *err)
-{
-    const struct hapi_backend_ops *ops = backend_find(name);
-
-    if (!ops)
-        return no_backend(name, err);
-    return ops->ready ? ops->ready(err) : HAPI_OK;
-}
-
-int hapi_backend_pin(const char *name, void *p, size_t bytes, struct hapi_err *err)
-{
-    const struct hapi_backend_ops *ops = backend_find(name);
-
-    return ops && ops->pin ? ops->pin(p, bytes, err) : HAPI_OK;
-}
-
-void hapi_backend_unpin(const char *name, void *p)
-{
-    const struct hapi_backend_ops *ops = backend_find(name);
-
-    if (ops && ops->unpin)
-        ops->unpin(p);
-}
-
-bool hapi_backend_converts(const char *name)
-{
-    const struct hapi_backend_ops *ops = backend_find(name);
-
-    return ops && ops->ready;
-}
-
-bool hapi_backend_computes(const char *backend, enum hapi_dtype dtype)
-{
-    const struct hapi_backend_ops *ops = backend_find(backend);
-
-    if (ops && ops->ready)
-        return (dtype == HAPI_F32 || dtype == HAPI_F16 || dtype == HAPI_BF16) && !ops->ready(NULL);
-    if (dtype == HAPI_F32)
-        return ops != NULL;
-    return ops && ops != &hapi_backend_ref &&
-           ((dtype == HAPI_BF16 && hapi_cpu_has_bf16(NULL)) || (dtype == HAPI_I8 && hapi_cpu_has_int8()));
-}
 
 /* ------------------------------------------------------------------ weight stores */
 
@@ -255,9 +169,9 @@ static int edges_check(const struct hapi_plan_spec *spec, const struct hapi_back
 static int spec_check(const struct hapi_model *m, const struct hapi_plan_spec *spec,
                       const struct hapi_backend_ops **ops, struct hapi_err *err)
 {
-    *ops = backend_find(spec->backend);
+    *ops = hapi_backend_find(spec->backend);
     if (!*ops)
-        return no_backend(spec->backend, err);
+        return hapi_backend_none(spec->backend, err);
     if (spec->batch < 0 || spec->batch > 1 << 20)
         return hapi_err_set(err, HAPI_EINVAL, 0, "micro-batch %lld is not in 0..%d", (long long)spec->batch,
                             1 << 20);
@@ -458,6 +372,31 @@ int hapi_plan_run(struct hapi_plan *p, void *arena, const void *const *in, void 
             p->out_ptr[i] = (unsigned char *)p->out_ptr[i] + p->out_bytes[i];
     }
     return rc;
+}
+
+bool hapi_plan_starts(const struct hapi_plan *p)
+{
+    return p->backend->ops->start && p->tiles.runs == 1 && !p->tiles.tail;
+}
+
+int hapi_plan_start(struct hapi_plan *p, const void *const *in, void *const *out, void (*done)(void *arg),
+                    void *arg, struct hapi_err *err)
+{
+    if (!hapi_plan_starts(p))
+        return hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "this plan of back end %s does not run by itself",
+                            p->backend->ops->name);
+    edges_set(p, in, out);
+    return p->backend->ops->start(p->backend, p->in_ptr, p->out_ptr, done, arg, err);
+}
+
+int hapi_plan_finish(struct hapi_plan *p, struct hapi_err *err)
+{
+    return p->backend->ops->finish(p->backend, err);
+}
+
+void *hapi_plan_input_memory(struct hapi_plan *p, size_t i)
+{
+    return hapi_plan_starts(p) ? p->backend->ops->input_memory(p->backend, p->in_at[i]) : NULL;
 }
 
 int hapi_plan_observe(struct hapi_plan *p, void (*seen)(void *arg, const struct hapi_seen *s), void *arg,

@@ -5,23 +5,37 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cuda.h>
 
-enum { BLOCKS = 1024, STREAMS = 64, DEPTH = 8 };
+enum { BLOCKS = 1024, STREAMS = 64, DEPTH = 8, LAUNCH_NS = 2000, SLOW_NS = 1000000, CALLBACK_NS = 200000 };
+
+static const size_t TOTAL = 1UL << 30;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t called_back = PTHREAD_COND_INITIALIZER;
 static struct fake_cuda_report report;
 static long fail_at;
-static int fail_with, devices = 1;
+static int fail_with, devices = 1, graphs_slow;
 static struct {
     unsigned char *p;
     size_t bytes;
 } blocks[BLOCKS];
 static struct stream {
     int used, busy; /* busy: something was enqueued and not waited for */
+    int callbacks;  /* that are to come */
+    long captured;  /* launches; -1: nothing is captured */
 } streams[STREAMS];
-static __thread int current;
+static __thread int current, in_callback;
+
+struct CUgraph_st {
+    long launches;
+};
+
+struct CUgraphExec_st {
+    long launches;
+};
 
 /* ------------------------------------------------------------------ for tests */
 
@@ -41,6 +55,11 @@ struct fake_cuda_report fake_cuda_report(void)
     return r;
 }
 
+void fake_cuda_graphs_slow(int is)
+{
+    graphs_slow = is;
+}
+
 void fake_cuda_devices(int n)
 {
     devices = n;
@@ -51,6 +70,8 @@ void fake_cuda_devices(int n)
 int fake_cuda_call(void)
 {
     pthread_mutex_lock(&lock);
+    if (in_callback && !report.wrong++)
+        snprintf(report.what, sizeof report.what, "a call from a callback");
     report.calls++;
     int r = fail_at && report.calls == fail_at ? fail_with : 0;
     pthread_mutex_unlock(&lock);
@@ -93,17 +114,36 @@ int fake_cuda_is_device(const void *p, size_t bytes)
     return i >= 0;
 }
 
+/* What the CPU is busy for. */
+static void spin(long ns)
+{
+    struct timespec a, b;
+
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    do
+        clock_gettime(CLOCK_MONOTONIC, &b);
+    while ((b.tv_sec - a.tv_sec) * 1000000000L + b.tv_nsec - a.tv_nsec < ns);
+}
+
+/* Launches that a graph holds, or is getting. */
+static void enqueued(struct stream *s, long launches)
+{
+    pthread_mutex_lock(&lock);
+    if (!s || !s->used) {
+        wrong_locked("work on a stream that is not there");
+    } else if (s->captured >= 0) {
+        s->captured += launches;
+    } else {
+        report.launches += launches;
+        s->busy = 1;
+    }
+    pthread_mutex_unlock(&lock);
+}
+
 void fake_cuda_enqueued(void *stream)
 {
-    struct stream *s = stream;
-
-    pthread_mutex_lock(&lock);
-    report.launches++;
-    if (!s || !s->used)
-        wrong_locked("work on a stream that is not there");
-    else
-        s->busy = 1;
-    pthread_mutex_unlock(&lock);
+    spin(LAUNCH_NS);
+    enqueued(stream, 1);
 }
 
 int fake_cuda_current(void)
@@ -161,7 +201,7 @@ CUresult cuDeviceGetName(char *name, int size, CUdevice d)
 CUresult cuDeviceTotalMem(size_t *bytes, CUdevice d)
 {
     (void)d;
-    *bytes = 1ULL << 30;
+    *bytes = TOTAL;
     return (CUresult)fake_cuda_call();
 }
 
@@ -203,6 +243,17 @@ CUresult cuCtxPopCurrent(CUcontext *c)
     return CUDA_SUCCESS;
 }
 
+CUresult cuMemGetInfo(size_t *unused, size_t *total)
+{
+    CUresult r = begin();
+
+    pthread_mutex_lock(&lock);
+    *total = TOTAL;
+    *unused = TOTAL - report.bytes;
+    pthread_mutex_unlock(&lock);
+    return r;
+}
+
 CUresult cuMemAlloc(CUdeviceptr *p, size_t bytes)
 {
     CUresult r = begin();
@@ -213,6 +264,8 @@ CUresult cuMemAlloc(CUdeviceptr *p, size_t bytes)
     if (!bytes)
         return CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&lock);
+    if (bytes > TOTAL - report.bytes)
+        i = BLOCKS;
     while (i < BLOCKS && blocks[i].p)
         i++;
     if (i < BLOCKS) {
@@ -248,6 +301,31 @@ CUresult cuMemFree(CUdeviceptr p)
     return CUDA_SUCCESS;
 }
 
+CUresult cuMemHostAlloc(void **p, size_t bytes, unsigned flags)
+{
+    CUresult r = begin();
+
+    (void)flags;
+    *p = r ? NULL : aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+    if (*p)
+        fake_cuda_made(1);
+    return r;
+}
+
+CUresult cuMemFreeHost(void *p)
+{
+    if (!current)
+        fake_cuda_wrong("pinned memory freed without a context");
+    pthread_mutex_lock(&lock);
+    for (int k = 0; k < STREAMS; k++)
+        if (streams[k].used && streams[k].busy)
+            wrong_locked("pinned memory freed while a stream may use it");
+    report.live--;
+    pthread_mutex_unlock(&lock);
+    free(p);
+    return CUDA_SUCCESS;
+}
+
 CUresult cuMemHostRegister(void *p, size_t bytes, unsigned flags)
 {
     CUresult r = begin();
@@ -276,9 +354,10 @@ static CUresult copy(void *to, const void *from, size_t bytes, const void *on_de
         fake_cuda_wrong("a copy beyond the device's memory");
     else if (!r)
         memcpy(to, from, bytes);
-    fake_cuda_enqueued(s);
+    if (((struct stream *)s)->captured >= 0)
+        fake_cuda_wrong("a copy in a graph: its addresses change from run to run");
+    enqueued((struct stream *)s, 0);
     pthread_mutex_lock(&lock);
-    report.launches--;
     report.copies++;
     pthread_mutex_unlock(&lock);
     return r;
@@ -287,6 +366,13 @@ static CUresult copy(void *to, const void *from, size_t bytes, const void *on_de
 CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t bytes, CUstream s)
 {
     return copy((void *)(uintptr_t)to, from, bytes, (void *)(uintptr_t)to, s);
+}
+
+CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream s)
+{
+    if (!fake_cuda_is_device((void *)(uintptr_t)from, bytes))
+        fake_cuda_wrong("a copy beyond the device's memory");
+    return copy((void *)(uintptr_t)to, (void *)(uintptr_t)from, bytes, (void *)(uintptr_t)to, s);
 }
 
 CUresult cuMemcpyDtoHAsync(void *to, CUdeviceptr from, size_t bytes, CUstream s)
@@ -306,7 +392,7 @@ CUresult cuStreamCreate(CUstream *s, unsigned flags)
     while (i < STREAMS && streams[i].used)
         i++;
     if (i < STREAMS) {
-        streams[i] = (struct stream){1, 0};
+        streams[i] = (struct stream){.used = 1, .captured = -1};
         report.live++;
         *s = (CUstream)&streams[i];
     }
@@ -316,12 +402,134 @@ CUresult cuStreamCreate(CUstream *s, unsigned flags)
 
 CUresult cuStreamSynchronize(CUstream s)
 {
+    struct stream *it = (struct stream *)s;
     CUresult r = begin();
 
     pthread_mutex_lock(&lock);
-    ((struct stream *)s)->busy = 0; /* with an error, too: nothing runs any more */
+    if (it->captured >= 0)
+        wrong_locked("waiting for a stream that is being captured");
+    while (it->callbacks)
+        pthread_cond_wait(&called_back, &lock);
+    it->busy = 0; /* with an error, too: nothing runs any more */
     pthread_mutex_unlock(&lock);
     return r;
+}
+
+struct callback {
+    CUstream stream;
+    CUstreamCallback f;
+    void *arg;
+};
+
+static void *call_back(void *arg)
+{
+    struct callback c = *(struct callback *)arg;
+    struct stream *s = (struct stream *)c.stream;
+
+    free(arg);
+    nanosleep(&(struct timespec){0, CALLBACK_NS}, NULL);
+    CUresult r = (CUresult)fake_cuda_call();
+    in_callback = 1;
+    pthread_mutex_lock(&lock);
+    s->busy = 0; /* all before it is over */
+    pthread_mutex_unlock(&lock);
+    c.f(c.stream, r, c.arg);
+    pthread_mutex_lock(&lock);
+    s->callbacks--;
+    pthread_cond_broadcast(&called_back);
+    pthread_mutex_unlock(&lock);
+    return NULL;
+}
+
+CUresult cuStreamAddCallback(CUstream s, CUstreamCallback f, void *arg, unsigned flags)
+{
+    struct callback *c;
+    CUresult r = begin();
+    pthread_t thread;
+
+    (void)flags;
+    if (r)
+        return r;
+    c = malloc(sizeof *c);
+    if (!c)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    *c = (struct callback){s, f, arg};
+    pthread_mutex_lock(&lock);
+    ((struct stream *)s)->callbacks++;
+    pthread_mutex_unlock(&lock);
+    if (pthread_create(&thread, NULL, call_back, c))
+        abort();
+    pthread_detach(thread);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuStreamBeginCapture(CUstream s, CUstreamCaptureMode mode)
+{
+    struct stream *it = (struct stream *)s;
+    CUresult r = begin();
+
+    if (mode != CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        fake_cuda_wrong("a capture that stops other threads");
+    if (!r)
+        it->captured = 0;
+    return r;
+}
+
+CUresult cuStreamEndCapture(CUstream s, CUgraph *g)
+{
+    struct stream *it = (struct stream *)s;
+    CUresult r = begin();
+
+    *g = r ? NULL : malloc(sizeof **g);
+    if (*g) {
+        (*g)->launches = it->captured;
+        fake_cuda_made(1);
+    }
+    it->captured = -1;
+    return r;
+}
+
+CUresult cuGraphInstantiateWithFlags(CUgraphExec *out, CUgraph g, unsigned long long flags)
+{
+    CUresult r = begin();
+
+    (void)flags;
+    *out = r ? NULL : malloc(sizeof **out);
+    if (*out) {
+        (*out)->launches = g->launches;
+        fake_cuda_made(1);
+    }
+    return r;
+}
+
+CUresult cuGraphLaunch(CUgraphExec g, CUstream s)
+{
+    CUresult r = begin();
+
+    if (r)
+        return r;
+    spin(graphs_slow ? SLOW_NS : LAUNCH_NS);
+    enqueued((struct stream *)s, g->launches);
+    pthread_mutex_lock(&lock);
+    report.graphs++;
+    pthread_mutex_unlock(&lock);
+    return r;
+}
+
+CUresult cuGraphDestroy(CUgraph g)
+{
+    fake_cuda_made(-1);
+    free(g);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuGraphExecDestroy(CUgraphExec g)
+{
+    if (!current)
+        fake_cuda_wrong("a graph destroyed without a context");
+    fake_cuda_made(-1);
+    free(g);
+    return CUDA_SUCCESS;
 }
 
 CUresult cuStreamDestroy(CUstream s)
@@ -331,7 +539,7 @@ CUresult cuStreamDestroy(CUstream s)
     pthread_mutex_lock(&lock);
     if (!it->used)
         wrong_locked("a stream destroyed that is none");
-    if (it->busy)
+    if (it->busy || it->callbacks)
         wrong_locked("a stream destroyed with work on it");
     it->used = 0;
     report.live--;

@@ -14,9 +14,11 @@
 #include <stdint.h>
 
 struct fake_cuda_report {
-    long calls; /* so far, those that can fail */
-    long live;  /* things made and not released: contexts, memory, streams, modules, handles, descriptors */
-    long launches; /* of kernels and plans */
+    long calls;    /* so far, those that can fail */
+    long live;     /* things made and not released: contexts, memory, streams, graphs, modules, handles,
+                      descriptors */
+    long launches; /* of kernels and plans, those of graphs included */
+    long graphs;   /* launched */
     long copies;
     size_t bytes, peak; /* of device memory: now, and at most */
     long wrong;         /* rules broken */
@@ -33,6 +35,8 @@ void fake_cudnn_slow(int ms);
 int fake_cudnn_making(void);
 /* As cuDNN 9.10 is: without attention in one op. */
 void fake_cudnn_old(int old);
+/* Graphs take longer than the launches that they stand for. */
+void fake_cuda_graphs_slow(int is);
 /* Without a device, cuInit() fails as on a machine that has none. */
 void fake_cuda_devices(int n);
 

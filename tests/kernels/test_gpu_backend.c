@@ -7,61 +7,11 @@
 
 #if HAPI_HAVE_CUDNN
 
-#include <cuda.h>
-#include <dlfcn.h>
 #include <pthread.h>
 #include <time.h>
 
-#include "fake_cuda.h"
+#include "fake_gpu.h"
 #include "int8.h"
-#include "kernels.h"
-#include "networks.h"
-
-static struct hapi_err err;
-static struct fake_cuda_report (*report)(void);
-static void (*fail_at)(long n, int error);
-static void (*slow)(int ms), (*old)(int old);
-static int (*making)(void);
-
-/* A stem, a residual block, a head: convolutions, a pool, a product, kernels of ours. */
-static struct hapi_model *model(void)
-{
-    struct hapi_model *m = net_resnet(32);
-
-    REQUIRE(m);
-    return m;
-}
-
-static size_t edge_bytes(const struct hapi_tensor_desc *d)
-{
-    size_t bytes = 0;
-
-    REQUIRE(!hapi_tensor_bytes(&d->shape, d->dtype, &bytes));
-    return bytes;
-}
-
-static int run_once(struct hapi_plan *p)
-{
-    const struct hapi_tensor_desc *in, *out;
-
-    REQUIRE(hapi_plan_inputs(p, &in) == 1 && hapi_plan_outputs(p, &out) == 1);
-    void *x = calloc(1, edge_bytes(in)), *y = calloc(1, edge_bytes(out));
-    REQUIRE(x && y);
-    int rc = hapi_plan_run(p, NULL, (const void *const[]){x}, (void *const[]){y}, &err);
-    free(y);
-    free(x);
-    return rc;
-}
-
-static void rules_kept(long live)
-{
-    struct fake_cuda_report r = report();
-
-    CHECKF(!r.wrong, "%ld rules broken, first: %s", r.wrong, r.what);
-    CHECKF(r.live == live, "%ld things live, not %ld", r.live, live);
-}
-
-static const struct hapi_plan_spec half = {.batch = 4, .dtype = HAPI_F16, .backend = "cudnn"};
 
 static void backend__with_a_gpu__is_chosen_by_auto(void)
 {
@@ -430,23 +380,8 @@ static void plan__in_int8__is_refused(void)
 
 int main(void)
 {
-    void *cuda = dlopen("libcuda.so.1", RTLD_NOW);
-    void *a = cuda ? dlsym(cuda, "fake_cuda_report") : NULL,
-         *b = cuda ? dlsym(cuda, "fake_cuda_fail_at") : NULL;
-    void *cudnn = dlopen("libcudnn.so.9", RTLD_NOW);
-    void *c = cudnn ? dlsym(cudnn, "fake_cudnn_slow") : NULL,
-         *d = cudnn ? dlsym(cudnn, "fake_cudnn_making") : NULL,
-         *e = cudnn ? dlsym(cudnn, "fake_cudnn_old") : NULL;
-
-    if (!a || !b || !c || !d || !e) {
-        fputs("libcuda.so.1 is not the fake one: set LD_LIBRARY_PATH to its folder\n", stderr);
+    if (fake_open())
         return 1;
-    }
-    memcpy(&report, &a, sizeof a);
-    memcpy(&fail_at, &b, sizeof b);
-    memcpy(&slow, &c, sizeof c);
-    memcpy(&making, &d, sizeof d);
-    memcpy(&old, &e, sizeof e);
     CASE(backend__with_a_gpu__is_chosen_by_auto);
     CASE(plan__made_run_and_freed__leaves_nothing);
     CASE(plan__memory__is_known_before);
