@@ -104,22 +104,22 @@ int hapi_fabric_data_host(const struct hapi_fabric *f, const char *host, char ou
     return 0;
 }
 
-int hapi_fabric_add_dmabuf(struct hapi_fabric *f, void *base, size_t n, int fd, uint64_t offset,
-                           struct hapi_err *err)
+int hapi_fabric_add_device_memory(struct hapi_fabric *f, void *base, size_t n, int fd, uint64_t offset,
+                                  struct hapi_err *err)
 {
-    struct hapi_dmabuf d = {base, n, fd, offset};
+    struct hapi_device_piece d = {base, n, fd, offset};
 
     if (!base || !n)
         return hapi_err_set(err, HAPI_EINVAL, 0, "no device memory to add");
-    if (f->n_dmabufs == HAPI_DMABUF_MAX)
-        return hapi_err_set(err, HAPI_EBUSY, 0, "at most %d pieces of device memory", HAPI_DMABUF_MAX);
-    if (!f->ops->add_dmabuf)
+    if (f->n_device_memory == HAPI_DEVICE_PIECES)
+        return hapi_err_set(err, HAPI_EBUSY, 0, "at most %d pieces of device memory", HAPI_DEVICE_PIECES);
+    if (!f->ops->add_device_memory)
         return hapi_err_set(err, HAPI_EUNSUPPORTED, 0,
                             "transport %s cannot send from device memory: copy it to the host first",
                             f->ops->kind);
-    int rc = f->ops->add_dmabuf(f, &d, err);
+    int rc = f->ops->add_device_memory(f, &d, err);
     if (!rc)
-        f->dmabuf[f->n_dmabufs++] = d;
+        f->device_memory[f->n_device_memory++] = d;
     return rc;
 }
 
@@ -329,8 +329,8 @@ static bool in_slab(const struct hapi_conn *c, const void *p, size_t n)
 
     if (s && hapi_holds(s->base, s->size, p, n))
         return true;
-    for (int i = 0; i < c->fabric->n_dmabufs; i++)
-        if (hapi_holds(c->fabric->dmabuf[i].base, c->fabric->dmabuf[i].n, p, n))
+    for (int i = 0; i < c->fabric->n_device_memory; i++)
+        if (hapi_holds(c->fabric->device_memory[i].base, c->fabric->device_memory[i].n, p, n))
             return true;
     return false;
 }

@@ -83,11 +83,12 @@ const char *hapi_fabric_kind(const struct hapi_fabric *f);
  * HAPI_EUNSUPPORTED: no device has one. */
 int hapi_fabric_data_host(const struct hapi_fabric *f, const char *host, char out[HAPI_NAME_MAX + 1],
                           struct hapi_err *err);
-/* Device memory [base, base+n) as a source of writes, by its dma-buf (fd, offset); local rights only. fd
+/* Device memory [base, base+n) as a source of writes, local rights only: by its dma-buf (fd, offset), or with
+ * fd -1 by its address, which only a kernel that asks the device's driver can translate (nvidia-peermem). fd
  * stays the caller's and open until the fabric is closed: a device that is used later takes it then. Before
- * connections are opened. HAPI_EUNSUPPORTED where the transport or the device cannot. */
-int hapi_fabric_add_dmabuf(struct hapi_fabric *f, void *base, size_t n, int fd, uint64_t offset,
-                           struct hapi_err *err);
+ * connections are opened. HAPI_EUNSUPPORTED where the transport, the kernel or the device cannot. */
+int hapi_fabric_add_device_memory(struct hapi_fabric *f, void *base, size_t n, int fd, uint64_t offset,
+                                  struct hapi_err *err);
 /* Whether `kind` can work here, and why not. */
 int hapi_fabric_probe(const char *kind, struct hapi_err *err);
 

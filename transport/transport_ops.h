@@ -12,14 +12,14 @@
 enum {
     HAPI_SEND_INLINE = 256, /* bytes of a send from memory that nobody registered */
     HAPI_EXPOSE_MAX = 8,
-    HAPI_DMABUF_MAX = 8,
+    HAPI_DEVICE_PIECES = 8,
 };
 
 /* Device memory that writes may come from. */
-struct hapi_dmabuf {
+struct hapi_device_piece {
     void *base;
     size_t n;
-    int fd;
+    int fd; /* of its dma-buf; -1: by address */
     uint64_t offset;
 };
 
@@ -30,8 +30,8 @@ struct hapi_fabric {
     struct hapi_fabric_options opt; /* numbers are not zero, strings are NULL: */
     char device[64], provider[32];  /* "": any */
     struct hapi_fabric_path path;
-    struct hapi_dmabuf dmabuf[HAPI_DMABUF_MAX];
-    int n_dmabufs;
+    struct hapi_device_piece device_memory[HAPI_DEVICE_PIECES];
+    int n_device_memory;
 };
 
 struct hapi_listener {
@@ -112,7 +112,8 @@ struct hapi_fabric_ops {
     /* As hapi_fabric_data_host(); NULL: host as it is. */
     int (*data_host)(const struct hapi_fabric *f, const char *host, char out[HAPI_NAME_MAX + 1],
                      struct hapi_err *err);
-    int (*add_dmabuf)(struct hapi_fabric *f, const struct hapi_dmabuf *d, struct hapi_err *err); /* or NULL */
+    int (*add_device_memory)(struct hapi_fabric *f, const struct hapi_device_piece *d,
+                             struct hapi_err *err); /* or NULL */
 };
 
 /* ---- for back ends ---- */

@@ -509,16 +509,16 @@ static uint32_t local_key(const struct verbs_conn *c, const void *p, size_t n)
     for (int i = 0; i < c->base.n_exposed; i++)
         if (hapi_holds(c->base.exposed[i].base, c->base.exposed[i].n, p, n))
             return c->exposed[i].mr->lkey;
-    for (int i = 0; i < f->n_dmabufs && !c->own_pd; i++)
-        if (hapi_holds(f->dmabuf[i].base, f->dmabuf[i].n, p, n))
-            return c->device->dmabuf[i]->lkey;
+    for (int i = 0; i < f->n_device_memory && !c->own_pd; i++)
+        if (hapi_holds(f->device_memory[i].base, f->device_memory[i].n, p, n))
+            return c->device->device_memory[i]->lkey;
     return 0;
 }
 
 static bool in_device_memory(const struct hapi_fabric *f, const void *p)
 {
-    for (int i = 0; i < f->n_dmabufs; i++)
-        if (hapi_holds(f->dmabuf[i].base, f->dmabuf[i].n, p, 1))
+    for (int i = 0; i < f->n_device_memory; i++)
+        if (hapi_holds(f->device_memory[i].base, f->device_memory[i].n, p, 1))
             return true;
     return false;
 }

@@ -43,12 +43,20 @@ int hapi_verbs_register(struct ibv_mr **out, struct ibv_pd *pd, void *p, size_t 
         n >> 10, (unsigned long long)lim.rlim_cur >> 10);
 }
 
-static int register_dmabuf(struct verbs_device *d, int i, const struct hapi_dmabuf *m, struct hapi_err *err)
+static int register_device_memory(struct verbs_device *d, int i, const struct hapi_device_piece *m,
+                                  struct hapi_err *err)
 {
-    d->dmabuf[i] =
-        ibv_reg_dmabuf_mr(d->pd, m->offset, m->n, (uintptr_t)m->base, m->fd, IBV_ACCESS_LOCAL_WRITE);
-    if (d->dmabuf[i])
+    d->device_memory[i] = m->fd < 0 ? ibv_reg_mr(d->pd, m->base, m->n, IBV_ACCESS_LOCAL_WRITE)
+                                    : ibv_reg_dmabuf_mr(d->pd, m->offset, m->n, (uintptr_t)m->base, m->fd,
+                                                        IBV_ACCESS_LOCAL_WRITE);
+    if (d->device_memory[i])
         return 0;
+    if (m->fd < 0 && errno == EFAULT)
+        return hapi_err_set(
+            err, HAPI_EUNSUPPORTED, errno,
+            "verbs: %s cannot send from device memory: the kernel does not know its addresses "
+            "(load nvidia-peermem)",
+            d->name);
     if (errno == EOPNOTSUPP || errno == ENOSYS || errno == EPROTONOSUPPORT)
         return hapi_err_set(err, HAPI_EUNSUPPORTED, errno,
                             "verbs: %s cannot send from device memory (its driver takes no dma-buf): use "
@@ -135,9 +143,9 @@ static void device_close(struct verbs_device *d)
     if (*at)
         *at = d->next;
     hapi_loop_unwatch(&d->events);
-    for (int i = 0; i < HAPI_DMABUF_MAX; i++)
-        if (d->dmabuf[i])
-            ibv_dereg_mr(d->dmabuf[i]);
+    for (int i = 0; i < HAPI_DEVICE_PIECES; i++)
+        if (d->device_memory[i])
+            ibv_dereg_mr(d->device_memory[i]);
     if (d->slab)
         ibv_dereg_mr(d->slab);
     if (d->pd)
@@ -308,8 +316,8 @@ static int device_memory(struct verbs_device *d, struct hapi_err *err)
         return hapi_verbs_error(err, errno, "cannot allocate a protection domain on %s", d->name);
     if (f->slab)
         rc = hapi_verbs_register(&d->slab, d->pd, f->slab->base, f->slab->size, IBV_ACCESS_LOCAL_WRITE, err);
-    for (int i = 0; !rc && i < f->n_dmabufs; i++)
-        rc = register_dmabuf(d, i, &f->dmabuf[i], err);
+    for (int i = 0; !rc && i < f->n_device_memory; i++)
+        rc = register_device_memory(d, i, &f->device_memory[i], err);
     return rc;
 }
 
@@ -430,17 +438,18 @@ static int verbs_fabric_open(struct hapi_fabric **out, const struct hapi_fabric 
     return 0;
 }
 
-static int verbs_add_dmabuf(struct hapi_fabric *base, const struct hapi_dmabuf *m, struct hapi_err *err)
+static int verbs_add_device_memory(struct hapi_fabric *base, const struct hapi_device_piece *m,
+                                   struct hapi_err *err)
 {
     struct verbs_fabric *f = (struct verbs_fabric *)base;
     int rc = 0;
 
     for (struct verbs_device *d = f->devices; d && !rc; d = d->next)
-        rc = register_dmabuf(d, base->n_dmabufs, m, err);
+        rc = register_device_memory(d, base->n_device_memory, m, err);
     for (struct verbs_device *d = f->devices; d && rc; d = d->next)
-        if (d->dmabuf[base->n_dmabufs]) {
-            ibv_dereg_mr(d->dmabuf[base->n_dmabufs]);
-            d->dmabuf[base->n_dmabufs] = NULL;
+        if (d->device_memory[base->n_device_memory]) {
+            ibv_dereg_mr(d->device_memory[base->n_device_memory]);
+            d->device_memory[base->n_device_memory] = NULL;
         }
     return rc;
 }
@@ -454,5 +463,5 @@ const struct hapi_fabric_ops hapi_fabric_verbs = {
     .listener_open = hapi_verbs_listener_open,
     .listener_close = hapi_verbs_listener_close,
     .data_host = hapi_verbs_data_host,
-    .add_dmabuf = verbs_add_dmabuf,
+    .add_device_memory = verbs_add_device_memory,
 };

@@ -35,7 +35,7 @@ struct verbs_device {
     struct hapi_watch events; /* asynchronous ones */
     struct ibv_pd *pd;        /* of all connections; on the client, where windows are bound to queue pairs */
     struct ibv_mr *slab;      /* local rights; NULL: no slab */
-    struct ibv_mr *dmabuf[HAPI_DMABUF_MAX];
+    struct ibv_mr *device_memory[HAPI_DEVICE_PIECES];
     bool windows; /* type 2B: bound to one queue pair */
     struct verbs_memory *exposed;
     unsigned conns;

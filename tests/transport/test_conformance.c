@@ -178,15 +178,17 @@ static void options__out_of_range__einval(void)
     CHECKF(strstr(err.text, "nosuch"), "%s", err.text);
 }
 
-static void dmabuf__no_device_memory_here__named_error(void)
+static void device_memory__none_here__named_error(void)
 {
     struct hapi_err err = {0};
     void *p = (void *)((uintptr_t)1 << 40);
-    int rc = hapi_fabric_add_dmabuf(node_fabric, p, 4096, 0, 0, &err);
+    int rc = hapi_fabric_add_device_memory(node_fabric, p, 4096, 0, 0, &err);
 
     /* A device that can would refuse descriptor 0, which is no dma-buf. */
     CHECKF(rc == HAPI_EUNSUPPORTED || (rc == HAPI_ETRANSPORT && err.sys == EBADF), "%d %s", rc, err.text);
     CHECK(err.text[0]);
+    rc = hapi_fabric_add_device_memory(node_fabric, p, 4096, -1, 0, &err); /* nor is there memory */
+    CHECKF(rc == HAPI_EUNSUPPORTED && err.text[0], "%d %s", rc, err.text);
     connected(0);
     CHECK(hapi_conn_write(node.c, p, 64, base, key, NULL) == HAPI_EINVAL);
     disconnected();
@@ -424,7 +426,7 @@ static void run_all(const struct variant *v)
     CASE(fence__after_close__memory_serves_another_request);
     CASE(fence__hedged__loser_cannot_touch_what_was_delivered);
     CASE(options__out_of_range__einval);
-    CASE(dmabuf__no_device_memory_here__named_error);
+    CASE(device_memory__none_here__named_error);
     CASE(data_host__known_unknown_and_any__an_address_that_connects);
     CASE(reconnect__many_times__leaks_no_descriptor);
     CASE(peer__killed__closes_and_every_op_completes);
