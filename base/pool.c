@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
+
+enum { CLOSE_POLL_NS = 1000000 };
 
 /* Single producer, single consumer; capacity is a power of two. */
 struct queue {
@@ -29,6 +32,8 @@ struct hapi_pool {
     int n, width;
     unsigned depth;
     _Atomic bool stop;
+    struct hapi_job *_Atomic over; /* what devices have finished, the last one first */
+    _Atomic unsigned telling;      /* threads of theirs that are in hapi_pool_over() */
     struct worker worker[];
 };
 
@@ -75,7 +80,8 @@ static void *work(void *arg)
         (void)hapi_topology_pin(w->pool->topology, w->core, w->pool->width, NULL); /* cpusets may forbid it */
     for (;;) {
         while ((job = queue_pop(&w->todo))) {
-            job->run(job, w->index);
+            if (!job->run(job, w->index))
+                continue; /* it may be over, and something else, by now */
             /* As deep as the todo queue and reaped before a slot is used again: there is room. */
             queue_push(&w->finished, job);
             hapi_loop_wake(w->pool->loop);
@@ -149,6 +155,15 @@ int hapi_pool_open(struct hapi_pool **out, struct hapi_loop *loop, int threads, 
     return 0;
 }
 
+static unsigned in_hand(const struct hapi_pool *p)
+{
+    unsigned n = 0;
+
+    for (int i = 0; i < p->n; i++)
+        n += p->worker[i].in_hand;
+    return n;
+}
+
 void hapi_pool_close(struct hapi_pool *p)
 {
     if (!p)
@@ -157,6 +172,10 @@ void hapi_pool_close(struct hapi_pool *p)
     for (int i = 0; i < p->n; i++)
         worker_stop(&p->worker[i]);
     hapi_pool_reap(p);
+    while (in_hand(p) || atomic_load(&p->telling)) { /* on a device */
+        nanosleep(&(struct timespec){0, CLOSE_POLL_NS}, NULL);
+        hapi_pool_reap(p);
+    }
     for (int i = 0; i < p->n; i++)
         worker_fini(&p->worker[i]);
     free(p);
@@ -171,9 +190,12 @@ int hapi_pool_submit(struct hapi_pool *p, struct hapi_job *job)
 {
     struct worker *best = &p->worker[0];
 
+    if (atomic_load(&p->stop))
+        return HAPI_ECLOSED;
     for (int i = 1; i < p->n; i++)
         if (p->worker[i].in_hand < best->in_hand)
             best = &p->worker[i];
+    job->worker = best->index;
     if (best->in_hand >= p->depth || !queue_push(&best->todo, job))
         return HAPI_EBUSY;
     best->in_hand++;
@@ -181,10 +203,42 @@ int hapi_pool_submit(struct hapi_pool *p, struct hapi_job *job)
     return 0;
 }
 
+void hapi_pool_over(struct hapi_pool *p, struct hapi_job *job)
+{
+    atomic_fetch_add(&p->telling, 1); /* the pool and its loop stay until then */
+    job->next = atomic_load_explicit(&p->over, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak_explicit(&p->over, &job->next, job, memory_order_release,
+                                                  memory_order_relaxed))
+        ;
+    hapi_loop_wake(p->loop);
+    atomic_fetch_sub(&p->telling, 1);
+}
+
+/* What devices have finished, in the order in which they did. */
+static int over_reap(struct hapi_pool *p)
+{
+    struct hapi_job *last_first = atomic_exchange_explicit(&p->over, NULL, memory_order_acquire),
+                    *list = NULL;
+    int n = 0;
+
+    while (last_first) {
+        struct hapi_job *job = last_first;
+        last_first = job->next;
+        job->next = list;
+        list = job;
+    }
+    for (struct hapi_job *job = list, *next; job; job = next, n++) {
+        next = job->next;
+        p->worker[job->worker].in_hand--;
+        job->done(job);
+    }
+    return n;
+}
+
 int hapi_pool_reap(struct hapi_pool *p)
 {
     struct hapi_job *job;
-    int n = 0;
+    int n = over_reap(p);
 
     for (int i = 0; i < p->n; i++)
         while ((job = queue_pop(&p->worker[i].finished))) {

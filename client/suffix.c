@@ -77,7 +77,7 @@ static int part_convert(const struct chunk *c, uint8_t *to)
     return rc || !l->o.checksum ? rc : crc == c->crc32c ? 0 : HAPI_ECORRUPT;
 }
 
-static void chunk_run(struct hapi_job *job, int worker)
+static bool chunk_run(struct hapi_job *job, int worker)
 {
     struct chunk *c = (struct chunk *)job;
     struct request *r = c->request;
@@ -92,6 +92,7 @@ static void chunk_run(struct hapi_job *job, int worker)
                                       r->images + c->first, c->count, &out, ns, NULL);
     else
         c->status = part_convert(c, to);
+    return true;
 }
 
 /* What came is not what was sent: none of its samples counts, and the node is asked anew. */

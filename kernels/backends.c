@@ -93,6 +93,24 @@ bool hapi_backend_usage(const char *name, struct hapi_device_usage *out)
     return ops && ops->usage && ops->usage(out);
 }
 
+int hapi_backend_device_memory(const char *name, size_t bytes, struct hapi_device_memory *out,
+                               struct hapi_err *err)
+{
+    const struct hapi_backend_ops *ops = hapi_backend_find(name);
+
+    if (!ops || !ops->device_memory)
+        return hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "back end %s computes in the host's memory", name);
+    return ops->device_memory(bytes, out, err);
+}
+
+void hapi_backend_device_memory_free(const char *name, struct hapi_device_memory *m)
+{
+    const struct hapi_backend_ops *ops = hapi_backend_find(name);
+
+    if (ops && ops->device_memory_free)
+        ops->device_memory_free(m);
+}
+
 bool hapi_backend_converts(const char *name)
 {
     const struct hapi_backend_ops *ops = hapi_backend_find(name);

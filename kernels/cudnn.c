@@ -183,6 +183,9 @@ static int edges_copy(struct hapi_cudnn *b, enum hapi_gpu_place place, const voi
         if (place == HAPI_GPU_IN)
             r = b->device->cu->MemcpyHtoDAsync(b->memory + b->edge[i], in[s->index], (size_t)s->bytes,
                                                b->stream);
+        else if (hapi_cuda_is_direct(b->device, out[s->index]))
+            r = b->device->cu->MemcpyDtoDAsync((CUdeviceptr)(uintptr_t)out[s->index], b->memory + b->edge[i],
+                                               (size_t)s->bytes, b->stream);
         else
             r = b->device->cu->MemcpyDtoHAsync(out[s->index], b->memory + b->edge[i], (size_t)s->bytes,
                                                b->stream);
@@ -267,106 +270,6 @@ static void *cudnn_input_memory(struct hapi_backend *base, size_t i)
     return i ? NULL : b->pinned;
 }
 
-static char class_text[96];
-
-/* Opening the device takes long: once, unless it failed. */
-static const char *cudnn_class(void)
-{
-    struct hapi_cuda_device *d;
-
-    if (*class_text)
-        return class_text;
-    if (hapi_cuda_device_get(&d, NULL))
-        return NULL;
-    size_t v = d->cudnn->GetVersion();
-    snprintf(class_text, sizeof class_text, "cudnn/sm_%d/%zu.%zu.%zu",
-             hapi_cudnn_device_version(d->described) / 10, v / 10000, v / 100 % 100, v % 100);
-    hapi_cuda_device_put(d);
-    return class_text;
-}
-
-static int cudnn_ready(struct hapi_err *err)
-{
-    struct hapi_cuda_device *d;
-    int rc = hapi_cuda_device_get(&d, err);
-
-    if (!rc)
-        hapi_cuda_device_put(d);
-    return rc;
-}
-
-static int cudnn_pin(void *p, size_t bytes, struct hapi_err *err)
-{
-    struct hapi_cuda_device *d;
-    CUresult r;
-    int rc = hapi_cuda_device_get(&d, err);
-
-    if (rc)
-        return rc;
-    rc = hapi_cuda_enter(d, err);
-    if (!rc) {
-        r = d->cu->MemHostRegister(p, bytes, CU_MEMHOSTREGISTER_PORTABLE);
-        rc = r ? hapi_cuda_fail(d->cu, r, "pinning memory for the GPU", err) : HAPI_OK;
-        hapi_cuda_leave(d);
-    }
-    if (rc)
-        hapi_cuda_device_put(d);
-    return rc; /* else the device is held */
-}
-
-static void cudnn_unpin(void *p)
-{
-    struct hapi_cuda_device *d;
-
-    if (hapi_cuda_device_get(&d, NULL))
-        return;
-    if (!hapi_cuda_enter(d, NULL)) {
-        (void)d->cu->MemHostUnregister(p);
-        hapi_cuda_leave(d);
-    }
-    hapi_cuda_device_put(d);
-    hapi_cuda_device_put(d); /* that of cudnn_pin() */
-}
-
-static int cudnn_reserve(uint64_t bytes, struct hapi_err *err)
-{
-    struct hapi_cuda_device *d;
-    int rc = hapi_cuda_device_get(&d, err);
-
-    if (rc)
-        return rc;
-    rc = hapi_cuda_enter(d, err);
-    if (!rc) {
-        rc = hapi_gpu_memory_reserve(d, bytes, err);
-        hapi_cuda_leave(d);
-    }
-    if (rc)
-        hapi_cuda_device_put(d);
-    return rc; /* else the device is held */
-}
-
-/* With the device, when nobody else has it. */
-static void cudnn_release(void)
-{
-    struct hapi_cuda_device *d;
-
-    if (hapi_cuda_device_get(&d, NULL))
-        return;
-    hapi_cuda_device_put(d);
-    hapi_cuda_device_put(d); /* that of cudnn_reserve() */
-}
-
-static bool cudnn_usage(struct hapi_device_usage *out)
-{
-    struct hapi_cuda_device *d;
-
-    if (hapi_cuda_device_get(&d, NULL))
-        return false;
-    hapi_gpu_memory_usage(d, &out->reserved, &out->used);
-    hapi_cuda_device_put(d);
-    return true;
-}
-
 const struct hapi_backend_ops hapi_backend_cudnn = {
     .name = "cudnn",
     .copies = true,
@@ -378,11 +281,13 @@ const struct hapi_backend_ops hapi_backend_cudnn = {
     .input_memory = cudnn_input_memory,
     .free = cudnn_free,
     .weights_free = hapi_cudnn_weights_free,
-    .numeric_class = cudnn_class,
-    .ready = cudnn_ready,
-    .pin = cudnn_pin,
-    .unpin = cudnn_unpin,
-    .reserve = cudnn_reserve,
-    .release = cudnn_release,
-    .usage = cudnn_usage,
+    .numeric_class = hapi_cudnn_class,
+    .ready = hapi_cudnn_ready,
+    .pin = hapi_cudnn_pin,
+    .unpin = hapi_cudnn_unpin,
+    .reserve = hapi_cudnn_reserve,
+    .release = hapi_cudnn_release,
+    .usage = hapi_cudnn_usage,
+    .device_memory = hapi_cudnn_device_memory,
+    .device_memory_free = hapi_cudnn_device_memory_free,
 };

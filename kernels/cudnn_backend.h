@@ -1,4 +1,4 @@
-/* What the two files of the GPU back end share: an instance, and its weights on the device. Internal to
+/* What the files of the GPU back end share: an instance, its launches, its weights on the device. Internal to
  * cudnn*.c. */
 #ifndef HAPI_KERNELS_CUDNN_BACKEND_H
 #define HAPI_KERNELS_CUDNN_BACKEND_H
@@ -50,6 +50,17 @@ int hapi_cudnn_launches_try(struct hapi_cudnn *b, struct hapi_err *err);
 /* On b->stream. After an error some of them may be on their way all the same. */
 int hapi_cudnn_launches_enqueue(struct hapi_cudnn *b, struct hapi_err *err);
 void hapi_cudnn_launches_free(struct hapi_cudnn *b); /* nothing runs */
+
+/* ---- cudnn_node.c: of struct hapi_backend_ops. */
+const char *hapi_cudnn_class(void);
+int hapi_cudnn_ready(struct hapi_err *err);
+int hapi_cudnn_pin(void *p, size_t bytes, struct hapi_err *err);
+void hapi_cudnn_unpin(void *p);
+int hapi_cudnn_reserve(uint64_t bytes, struct hapi_err *err);
+void hapi_cudnn_release(void);
+bool hapi_cudnn_usage(struct hapi_device_usage *out);
+int hapi_cudnn_device_memory(size_t bytes, struct hapi_device_memory *out, struct hapi_err *err);
+void hapi_cudnn_device_memory_free(struct hapi_device_memory *m);
 
 /* ---- cudnn_weights.c. The store is shared by the plans of one part of a model in one dtype (struct
  * hapi_backend_ops). */

@@ -24,6 +24,7 @@
     X(DeviceGetCount, "cuDeviceGetCount", (int *n))                                                          \
     X(DeviceGet, "cuDeviceGet", (CUdevice * d, int i))                                                       \
     X(DeviceGetName, "cuDeviceGetName", (char *name, int size, CUdevice d))                                  \
+    X(DeviceGetAttribute, "cuDeviceGetAttribute", (int *value, CUdevice_attribute a, CUdevice d))            \
     X(DeviceTotalMem, "cuDeviceTotalMem_v2", (size_t * bytes, CUdevice d))                                   \
     X(DevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain", (CUcontext * c, CUdevice d))                       \
     X(DevicePrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2", (CUdevice d))                                 \
@@ -32,6 +33,8 @@
     X(MemGetInfo, "cuMemGetInfo_v2", (size_t * unused, size_t * total))                                      \
     X(MemAlloc, "cuMemAlloc_v2", (CUdeviceptr * p, size_t bytes))                                            \
     X(MemFree, "cuMemFree_v2", (CUdeviceptr p))                                                              \
+    X(MemGetHandleForAddressRange, "cuMemGetHandleForAddressRange",                                          \
+      (void *handle, CUdeviceptr p, size_t bytes, CUmemRangeHandleType type, unsigned long long flags))      \
     X(MemHostRegister, "cuMemHostRegister_v2", (void *p, size_t bytes, unsigned flags))                      \
     X(MemHostUnregister, "cuMemHostUnregister", (void *p))                                                   \
     X(MemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2", (CUdeviceptr to, const void *from, size_t bytes, CUstream s)) \
@@ -76,6 +79,8 @@ struct hapi_cuda_device {
     cudnnHandle_t maker;  /* for making plans */
     struct hapi_cudnn_device *described;
     struct hapi_gpu_memory *memory; /* gpu_memory.h; NULL: none taken yet */
+    CUdeviceptr direct;             /* what a NIC reads; 0: none */
+    size_t direct_bytes;
     struct hapi_cudnn_plans *plans; /* under plans_lock: making one takes seconds, in which others run */
     void *lock, *plans_lock;        /* pthread_mutex_t: of what is not thread-safe; never both */
     int refs;
@@ -92,6 +97,14 @@ void hapi_cuda_lock(struct hapi_cuda_device *d);
 void hapi_cuda_unlock(struct hapi_cuda_device *d);
 void hapi_cuda_plans_lock(struct hapi_cuda_device *d);
 void hapi_cuda_plans_unlock(struct hapi_cuda_device *d);
+
+/* Whether p is in what a NIC reads. */
+static inline bool hapi_cuda_is_direct(const struct hapi_cuda_device *d, const void *p)
+{
+    CUdeviceptr at = (CUdeviceptr)(uintptr_t)p;
+
+    return d->direct && at >= d->direct && at < d->direct + d->direct_bytes;
+}
 
 /* HAPI_ENOMEM for memory, else HAPI_ESYS, with the driver's name for it. */
 int hapi_cuda_fail(const struct hapi_cuda *cu, CUresult r, const char *what, struct hapi_err *err);

@@ -306,6 +306,19 @@ struct hapi_device_usage {
     uint64_t reserved, used; /* reserved 0: each plan takes its own */
 };
 bool hapi_backend_usage(const char *name, struct hapi_device_usage *out);
+/* Device memory that a NIC may read without the host: what plans write to when their out[i] lies in it
+ * (hapi_plan_start() and whole runs; not by plans that run in parts). One piece at a time. */
+struct hapi_device_memory {
+    void *base; /* the device's address: not for the host to read */
+    size_t bytes;
+    int dmabuf; /* descriptor, from offset 0; -1: the driver gives none */
+};
+/* At least `bytes`, held until freed. Errors: HAPI_EUNSUPPORTED (a CPU has none), HAPI_EBUSY, HAPI_ENOMEM,
+ * HAPI_ESYS. */
+int hapi_backend_device_memory(const char *name, size_t bytes, struct hapi_device_memory *out,
+                               struct hapi_err *err);
+/* After the NIC has forgotten it. */
+void hapi_backend_device_memory_free(const char *name, struct hapi_device_memory *m);
 /* Whether it can run here: HAPI_EINVAL (there is none of this name), HAPI_EUNSUPPORTED with the reason. */
 int hapi_backend_ready(const char *name, struct hapi_err *err);
 /* Whether the back end computes in dtype here, in hardware. */

@@ -51,6 +51,8 @@ struct hapi_backend_ops {
     int (*reserve)(uint64_t bytes, struct hapi_err *err);
     void (*release)(void);
     bool (*usage)(struct hapi_device_usage *out);
+    int (*device_memory)(size_t bytes, struct hapi_device_memory *out, struct hapi_err *err);
+    void (*device_memory_free)(struct hapi_device_memory *m);
 };
 
 /* First member of every instance. */

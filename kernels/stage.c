@@ -162,6 +162,23 @@ static int output_finish(const struct hapi_stage_out *o, size_t output, const vo
     return rc;
 }
 
+/* Each to its place in `to`; one that fails leaves nothing but its status. */
+static void images_decode(struct hapi_stage *s, const struct hapi_plan *plan, const struct hapi_transform *t,
+                          struct hapi_image *images, int64_t n, uint8_t *to, size_t bytes)
+{
+    const struct hapi_tensor_desc *takes;
+    bool wide = hapi_plan_inputs(plan, &takes) && takes->dtype == HAPI_F32;
+
+    for (int64_t i = 0; i < n; i++, to += bytes) {
+        if (!images[i].status && wide)
+            images[i].status = hapi_decode(s->decoder, t, images[i].data, images[i].bytes, (float *)to, NULL);
+        else if (!images[i].status)
+            images[i].status = hapi_decode_bytes(s->decoder, t, images[i].data, images[i].bytes, to, NULL);
+        if (images[i].status) /* rows never mix, but a denormal or NaN would be slow */
+            memset(to, 0, bytes);
+    }
+}
+
 int hapi_stage_images(struct hapi_stage *s, struct hapi_plan *plan, const struct hapi_transform *t,
                       struct hapi_image *images, int64_t n, const struct hapi_stage_out *o,
                       int64_t ns[HAPI_STAGE_TIMES], struct hapi_err *err)
@@ -169,23 +186,13 @@ int hapi_stage_images(struct hapi_stage *s, struct hapi_plan *plan, const struct
     struct buffers b;
     size_t image = 0;
     int64_t batch = 0, t0 = hapi_clock_ns();
-    const struct hapi_tensor_desc *takes;
-    bool wide = hapi_plan_inputs(plan, &takes) && takes->dtype == HAPI_F32;
 
     int rc = input_check(plan, t, n, &image, &batch, err);
     if (!rc)
         rc = buffers_take(s, plan, image * (size_t)batch, o->dtype, &b, err);
     if (rc)
         return rc;
-    for (int64_t i = 0; i < n; i++) {
-        uint8_t *to = b.input + (size_t)i * image;
-        if (!images[i].status && wide)
-            images[i].status = hapi_decode(s->decoder, t, images[i].data, images[i].bytes, (float *)to, NULL);
-        else if (!images[i].status)
-            images[i].status = hapi_decode_bytes(s->decoder, t, images[i].data, images[i].bytes, to, NULL);
-        if (images[i].status) /* rows never mix, but a denormal or NaN would be slow */
-            memset(to, 0, image);
-    }
+    images_decode(s, plan, t, images, n, b.input, image);
     int64_t t1 = hapi_clock_ns();
     bool direct = o->dtype == b.made && o->rows >= batch;
     void *const *made = direct ? o->out : b.out;
@@ -198,4 +205,28 @@ int hapi_stage_images(struct hapi_stage *s, struct hapi_plan *plan, const struct
     ns[HAPI_STAGE_COMPUTE] = t2 - t1;
     ns[HAPI_STAGE_CONVERT] = hapi_clock_ns() - t2;
     return rc;
+}
+
+int hapi_stage_start(struct hapi_stage *s, struct hapi_plan *plan, const struct hapi_transform *t,
+                     struct hapi_image *images, int64_t n, const struct hapi_stage_out *o, int64_t *decode_ns,
+                     void (*done)(void *arg), void *arg, struct hapi_err *err)
+{
+    const struct hapi_tensor_desc *gives;
+    size_t image = 0, n_out = hapi_plan_outputs(plan, &gives);
+    int64_t batch = 0, start = hapi_clock_ns();
+    uint8_t *input;
+
+    int rc = input_check(plan, t, n, &image, &batch, err);
+    if (rc)
+        return rc;
+    input = hapi_plan_input_memory(plan, 0);
+    if (!input || o->crc32c || o->rows < batch)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "this plan cannot be started: run it");
+    for (size_t i = 0; i < n_out; i++)
+        if (gives[i].dtype != o->dtype)
+            return hapi_err_set(err, HAPI_EINVAL, 0, "the plan gives %s, not %s",
+                                hapi_dtype_name(gives[i].dtype), hapi_dtype_name(o->dtype));
+    images_decode(s, plan, t, images, n, input, image);
+    *decode_ns = hapi_clock_ns() - start;
+    return hapi_plan_start(plan, (const void *const[]){input}, o->out, done, arg, err);
 }

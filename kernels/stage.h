@@ -43,4 +43,12 @@ int hapi_stage_images(struct hapi_stage *s, struct hapi_plan *plan, const struct
                       struct hapi_image *images, int64_t n, const struct hapi_stage_out *o,
                       int64_t ns[HAPI_STAGE_TIMES], struct hapi_err *err);
 
+/* The same for a plan that starts (hapi_plan_starts()) and takes images from memory of its own, without what
+ * comes after the plan: it decodes there, starts the plan and returns; done(arg) comes as hapi_plan_start()
+ * says, perhaps before this has returned. The plan must write to out[] itself, and the checksum is the
+ * caller's: o->crc32c is NULL. Errors: as above, and HAPI_EINVAL for what such a plan cannot. */
+int hapi_stage_start(struct hapi_stage *s, struct hapi_plan *plan, const struct hapi_transform *t,
+                     struct hapi_image *images, int64_t n, const struct hapi_stage_out *o, int64_t *decode_ns,
+                     void (*done)(void *arg), void *arg, struct hapi_err *err);
+
 #endif

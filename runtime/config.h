@@ -30,6 +30,9 @@
     X(batches, UINT, "8", "N", "micro-batches in flight")                                                    \
     X(read_area, SIZE, "4M", "BYTES", "encoded images of one micro-batch")                                   \
     X(send_area, SIZE, "8M", "BYTES", "activations of one micro-batch")                                      \
+    X(gpu_memory, SIZE, "0", "BYTES", "of a GPU, for plans and weights, taken at the start; 0: nearly all")  \
+    X(gpudirect, STRING, "auto", "auto|off",                                                                 \
+      "activations go from a GPU's memory to the NIC (verbs), where both can")                               \
     X(max_model, SIZE, "1G", "BYTES", "largest model a client may upload")                                   \
     X(max_sessions, UINT, "64", "N", "clients served at once")                                               \
     X(max_requests, UINT, "64", "N", "requests of one client in service at once")                            \

@@ -8,6 +8,7 @@
 #include "pool.h"
 
 enum { MODELS_MAX = 32, PREFIXES_MAX = 64, CUT_ID_MAX = 8192 };
+enum { SPARE_PLANS = 2 }; /* that a device has in hand while every compute thread decodes for another */
 
 struct model_slot {
     struct hapi_model *model;
@@ -32,6 +33,7 @@ struct prefix_slot {
     struct prefix_key key;
     uint64_t used;
     int64_t group; /* samples at a time that the model is fixed to; 0: any number */
+    int n_free;    /* plans that nobody runs: prefix.plans[0..n_free) */
     int holders;
     bool live;
 };
@@ -75,7 +77,7 @@ int hapi_models_open(struct hapi_models **out, struct hapi_loop *loop, const str
 
 static void prefix_free(struct prefix_slot *p)
 {
-    for (int i = 0; p->prefix.plans && i < p->owner->opt.threads; i++)
+    for (int i = 0; i < p->prefix.n_plans; i++)
         hapi_plan_free(p->prefix.plans[i]);
     free(p->prefix.plans);
     p->model->holders--;
@@ -142,7 +144,7 @@ static struct model_slot *model_slot_take(struct hapi_models *m)
     return best;
 }
 
-static void add_run(struct hapi_job *job, int worker)
+static bool add_run(struct hapi_job *job, int worker)
 {
     struct add_job *a = (struct add_job *)job;
 
@@ -154,6 +156,7 @@ static void add_run(struct hapi_job *job, int worker)
         hapi_model_close(a->model);
         a->model = NULL;
     }
+    return true;
 }
 
 static void add_done(struct hapi_job *job)
@@ -181,8 +184,12 @@ int hapi_models_add(struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE], v
 
     if (!a)
         return HAPI_ENOMEM;
-    *a = (struct add_job){
-        .job = {add_run, add_done}, .owner = m, .bytes = bytes, .size = size, .done = done, .user = user};
+    *a = (struct add_job){.job = {.run = add_run, .done = add_done},
+                          .owner = m,
+                          .bytes = bytes,
+                          .size = size,
+                          .done = done,
+                          .user = user};
     memcpy(a->hash, hash, HAPI_HASH_SIZE);
     int rc = hapi_pool_submit(m->builder, &a->job);
     if (rc)
@@ -218,7 +225,12 @@ static int prefix_shape(struct prefix_slot *p, const struct hapi_cut *cut)
     return 0;
 }
 
-static void prefix_run(struct hapi_job *job, int worker)
+static int plans_wanted(const struct prefix_slot *p)
+{
+    return p->owner->opt.threads + (p->prefix.starts ? SPARE_PLANS : 0);
+}
+
+static bool prefix_run(struct hapi_job *job, int worker)
 {
     struct prefix_slot *p = (struct prefix_slot *)((char *)job - offsetof(struct prefix_slot, job));
     struct hapi_prefix *x = &p->prefix;
@@ -230,8 +242,8 @@ static void prefix_run(struct hapi_job *job, int worker)
         p->group = 0;
     if (hapi_transform_parse(&x->transform, p->key.transform, strlen(p->key.transform), &x->err) ||
         hapi_model_cut_find(p->model->model, p->key.cut, &cut, &x->err) || prefix_shape(p, cut))
-        return;
-    for (int i = 0; i < p->owner->opt.threads; i++) {
+        return true;
+    while (x->n_plans < plans_wanted(p)) { /* goes on where memory ran out, when there is some */
         struct hapi_plan_spec spec = {
             .to = p->key.cut,
             .batch = x->micro_batch,
@@ -241,16 +253,59 @@ static void prefix_run(struct hapi_job *job, int worker)
             .image = converts ? &x->transform : NULL,
             .wire = converts ? p->key.wire : HAPI_F32,
         };
-        if (hapi_plan_new(&x->plans[i], p->model->model, &spec, &x->err))
-            return;
+        if (hapi_plan_new(&x->plans[x->n_plans], p->model->model, &spec, &x->err))
+            return true;
+        x->starts = hapi_plan_starts(x->plans[x->n_plans++]);
     }
+    return true;
+}
+
+/* Frees the prefix that nobody has used for longest; false: all are in use. */
+static bool prefix_drop_idle(struct hapi_models *m)
+{
+    struct prefix_slot **best = NULL;
+
+    for (int i = 0; i < PREFIXES_MAX; i++)
+        if (m->prefix[i] && !m->prefix[i]->holders && (!best || m->prefix[i]->used < (*best)->used))
+            best = &m->prefix[i];
+    if (!best)
+        return false;
+    prefix_free(*best);
+    *best = NULL;
+    return true;
+}
+
+/* Memory ran out: what is kept for nobody goes first, then a device makes do with fewer plans. */
+static bool prefix_build_on(struct prefix_slot *p)
+{
+    struct hapi_prefix *x = &p->prefix;
+    struct hapi_err why = x->err;
+    char quoted[HAPI_ERR_TEXT];
+
+    if (why.code != HAPI_ENOMEM)
+        return false;
+    if (prefix_drop_idle(p->owner)) {
+        x->err = (struct hapi_err){0};
+        if (!hapi_pool_submit(p->owner->builder, &p->job))
+            return true;
+        x->err = why;
+    }
+    if (x->starts && x->n_plans) {
+        x->err = (struct hapi_err){0};
+        hapi_log(HAPI_LOG_INFO, "fewer micro-batches at once than threads could decode", "plans=%d why=%s",
+                 x->n_plans, hapi_log_quote(quoted, sizeof quoted, why.text));
+    }
+    return false;
 }
 
 static void prefix_done(struct hapi_job *job)
 {
     struct prefix_slot *p = (struct prefix_slot *)((char *)job - offsetof(struct prefix_slot, job));
 
+    if (prefix_build_on(p))
+        return;
     p->prefix.state = p->prefix.err.code ? HAPI_PREFIX_FAILED : HAPI_PREFIX_READY;
+    p->n_free = p->prefix.n_plans;
     p->holders--; /* the builder's */
     if (p->group && p->prefix.state == HAPI_PREFIX_READY)
         hapi_log(HAPI_LOG_INFO, "samples run in groups of a fixed size, the last one padded",
@@ -291,19 +346,12 @@ static int key_make(struct prefix_key *k, const struct hapi_models *m, const str
 
 static struct prefix_slot **prefix_place(struct hapi_models *m)
 {
-    struct prefix_slot **best = NULL;
-
-    for (int i = 0; i < PREFIXES_MAX; i++) {
-        if (!m->prefix[i])
-            return &m->prefix[i];
-        if (!m->prefix[i]->holders && (!best || m->prefix[i]->used < (*best)->used))
-            best = &m->prefix[i];
-    }
-    if (best) {
-        prefix_free(*best);
-        *best = NULL;
-    }
-    return best;
+    do
+        for (int i = 0; i < PREFIXES_MAX; i++)
+            if (!m->prefix[i])
+                return &m->prefix[i];
+    while (prefix_drop_idle(m));
+    return NULL;
 }
 
 static struct prefix_slot *prefix_build(struct hapi_models *m, struct model_slot *model,
@@ -318,9 +366,9 @@ static struct prefix_slot *prefix_build(struct hapi_models *m, struct model_slot
     p->owner = m;
     p->model = model;
     p->key = *key;
-    p->job = (struct hapi_job){prefix_run, prefix_done};
+    p->job = (struct hapi_job){.run = prefix_run, .done = prefix_done};
     p->prefix.wire_dtype = key->wire;
-    p->prefix.plans = calloc((size_t)m->opt.threads, sizeof *p->prefix.plans);
+    p->prefix.plans = calloc((size_t)m->opt.threads + SPARE_PLANS, sizeof *p->prefix.plans);
     p->holders = 1; /* the builder's */
     model->holders++;
     if (!p->prefix.plans || hapi_pool_submit(m->builder, &p->job)) {
@@ -364,4 +412,23 @@ void hapi_prefix_put(struct hapi_prefix *x)
 {
     if (x)
         ((struct prefix_slot *)x)->holders--;
+}
+
+struct hapi_plan *hapi_prefix_plan_take(struct hapi_prefix *x)
+{
+    struct prefix_slot *p = (struct prefix_slot *)x;
+
+    return p->n_free ? x->plans[--p->n_free] : NULL;
+}
+
+/* The free ones come first, in any order. */
+void hapi_prefix_plan_give(struct hapi_prefix *x, struct hapi_plan *plan)
+{
+    struct prefix_slot *p = (struct prefix_slot *)x;
+    int i = p->n_free;
+
+    while (x->plans[i] != plan)
+        i++;
+    x->plans[i] = x->plans[p->n_free];
+    x->plans[p->n_free++] = plan;
 }

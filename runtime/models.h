@@ -2,8 +2,10 @@
  * Uploaded models and the prefixes compiled from them. Everything slow (hashing, parsing, compiling) runs on
  * one helper thread; callers are told through a callback on the loop's thread.
  *
- * A prefix has one plan for each compute thread; their weights are shared. Unused models and prefixes are
- * kept for the next client and dropped, least recently used first, when the tables are full.
+ * A prefix has one plan for each compute thread; their weights are shared. Where plans run on a device by
+ * themselves (hapi_plan_starts()) it has a few more, which micro-batches take and give back, so that threads
+ * decode while the device computes. Unused models and prefixes are kept for the next client and dropped,
+ * least recently used first, when the tables or the memory are full.
  * Threads: every call on the loop's thread.
  */
 #ifndef HAPI_RUNTIME_MODELS_H
@@ -42,12 +44,18 @@ int hapi_models_add(struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE], v
 struct hapi_prefix *hapi_prefix_get(struct hapi_models *m, const struct hapi_request *r, int *why);
 void hapi_prefix_put(struct hapi_prefix *p);
 
+/* Of a prefix whose plans start: one that nobody runs, until given back. NULL: all are in use. */
+struct hapi_plan *hapi_prefix_plan_take(struct hapi_prefix *p);
+void hapi_prefix_plan_give(struct hapi_prefix *p, struct hapi_plan *plan);
+
 enum hapi_prefix_state { HAPI_PREFIX_BUILDING, HAPI_PREFIX_READY, HAPI_PREFIX_FAILED };
 
 struct hapi_prefix {
     enum hapi_prefix_state state;
     struct hapi_err err;      /* FAILED: why */
-    struct hapi_plan **plans; /* one a compute thread */
+    struct hapi_plan **plans; /* one a compute thread; or, if they start, n_plans of them to take */
+    int n_plans;
+    bool starts;
     struct hapi_transform transform;
     int64_t micro_batch; /* the plans' batch */
     uint32_t n_tensors;

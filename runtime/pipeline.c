@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "clock.h"
+#include "log.h"
 #include "runtime.h"
 
 static void enter_read(struct hapi_batch *b);
@@ -52,6 +53,7 @@ int hapi_batches_open(struct hapi_rt *rt, struct hapi_err *err)
         b->record = hapi_slab_take(&rt->slab, record_bytes(c->micro_batch), 4096);
         b->read_area = hapi_slab_take(&rt->slab, c->read_area, 4096);
         b->send_area = hapi_slab_take(&rt->slab, c->send_area, 4096);
+        b->device_area = rt->direct.base ? (uint8_t *)rt->direct.base + i * c->send_area : NULL;
         b->reads = calloc(c->micro_batch, sizeof *b->reads);
         b->images = calloc(c->micro_batch, sizeof *b->images);
         if (!b->record || !b->read_area || !b->send_area || !b->reads || !b->images)
@@ -185,20 +187,83 @@ bool hapi_batch_start(struct hapi_rt *rt, struct hapi_service *v)
 
 /* ------------------------------------------------------------------ COMPUTE */
 
+static void compute_submit(struct hapi_batch *b);
+
+/* To whoever waits longest for one of this prefix. */
+static void plan_give(struct hapi_rt *rt, struct hapi_prefix *p, struct hapi_plan *plan)
+{
+    struct hapi_batch **at = &rt->want_plan, *b;
+
+    while (*at && (*at)->service->prefix != p)
+        at = &(*at)->next;
+    b = *at;
+    if (!b) {
+        hapi_prefix_plan_give(p, plan);
+        return;
+    }
+    *at = b->next;
+    b->plan = plan;
+    compute_submit(b);
+}
+
+/* Said once, twice, four times ... : what a GPU cannot get over fails every micro-batch from then on. */
+static void device_failed(struct hapi_rt *rt, const struct hapi_err *why)
+{
+    char quoted[HAPI_ERR_TEXT];
+    uint64_t n = ++rt->counters.device_errors;
+
+    if (!(n & (n - 1)))
+        hapi_log(HAPI_LOG_ERROR, "a run on the GPU failed", "times=%llu why=%s", (unsigned long long)n,
+                 hapi_log_quote(quoted, sizeof quoted, why->text));
+}
+
 static void compute_done(struct hapi_job *job)
 {
     struct hapi_batch *b = (struct hapi_batch *)((char *)job - offsetof(struct hapi_batch, job));
-    advance(b, HAPI_BATCH_SEND);
+    struct hapi_plan *plan = b->plan;
+    bool check = false;
+
+    if (plan && b->computed && !b->status) {
+        struct hapi_err err;
+        b->status = hapi_plan_finish(plan, &err);
+        if (b->status)
+            device_failed(b->rt, &err);
+        check = !b->status && b->service->req.flags & HAPI_REQ_CHECKSUM;
+    }
+    b->plan = NULL;
+    if (plan)
+        plan_give(b->rt, b->service->prefix, plan);
+    if (check) /* by a compute thread again */
+        compute_submit(b);
+    else
+        advance(b, HAPI_BATCH_SEND);
 }
 
-static void enter_compute(struct hapi_batch *b)
+static void compute_submit(struct hapi_batch *b)
 {
-    b->job = (struct hapi_job){hapi_worker_run, compute_done};
+    b->job = (struct hapi_job){.run = hapi_worker_run, .done = compute_done};
     int rc = hapi_pool_submit(b->rt->pool, &b->job);
     if (rc) { /* cannot be: every queue holds all batches */
         b->status = rc;
         advance(b, HAPI_BATCH_SEND);
     }
+}
+
+static void enter_compute(struct hapi_batch *b)
+{
+    struct hapi_prefix *p = b->service->prefix;
+    struct hapi_batch **last = &b->rt->want_plan;
+
+    b->computed = false;
+    b->plan = p && p->starts ? hapi_prefix_plan_take(p) : NULL;
+    if (!p || !p->starts || b->plan) {
+        compute_submit(b);
+        return;
+    }
+    while (*last)
+        last = &(*last)->next;
+    b->next = NULL;
+    *last = b;
 }
 
 /* ------------------------------------------------------------------ SEND */

@@ -8,8 +8,8 @@
  *
  * Any error moves the batch to SEND with a status. No free batch is the back-pressure: requests wait in their
  * session's queue. A batch is FREE again only when every completion that names its memory has been reaped.
- * Threads: the loop's, except that a compute thread has the batch to itself between COMPUTE and its job's
- * end.
+ * Threads: the loop's, except that a compute thread, or the device that it has started, has the batch to
+ * itself between COMPUTE and its job's end.
  */
 #ifndef HAPI_RUNTIME_PIPELINE_H
 #define HAPI_RUNTIME_PIPELINE_H
@@ -30,7 +30,7 @@ enum { HAPI_NS_QUEUE, HAPI_NS_READ, HAPI_NS_DECODE, HAPI_NS_COMPUTE, HAPI_NS_CON
 
 struct hapi_batch {
     struct hapi_rt *rt;
-    struct hapi_batch *next; /* free list */
+    struct hapi_batch *next; /* free list, or list of those that wait for a plan */
     enum hapi_batch_stage stage;
     struct hapi_service *service;
     uint32_t first, count; /* samples of the request */
@@ -40,11 +40,16 @@ struct hapi_batch {
     uint32_t crc32c; /* of the payload, when the request asks for it */
     /* slices of the slab */
     uint8_t *read_area, *send_area;
+    uint8_t *device_area; /* as large as send_area, in the GPU's memory; NULL: not there */
     struct hapi_record *record;
     /* SEND: how much has been posted; continues when the connection has room */
     uint32_t sent_tensors, sent_samples;
     bool posted; /* the record is on its way */
     uint8_t *out[HAPI_CUT_TENSORS];
+    /* COMPUTE */
+    struct hapi_plan *plan; /* taken, of a prefix whose plans start */
+    bool computed;          /* by the plan; the checksum is still to come */
+    int64_t started_ns;     /* when the plan was */
     struct hapi_job job;
     struct hapi_conn_op op;
     struct hapi_read *reads; /* micro_batch of them */
@@ -63,6 +68,6 @@ bool hapi_batch_start(struct hapi_rt *rt, struct hapi_service *v);
 void hapi_batches_continue(struct hapi_rt *rt, struct hapi_conn *c);
 
 /* worker.c: the COMPUTE stage, on a compute thread. */
-void hapi_worker_run(struct hapi_job *job, int worker);
+bool hapi_worker_run(struct hapi_job *job, int worker);
 
 #endif

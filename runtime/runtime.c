@@ -42,7 +42,10 @@ static int compute_open(struct hapi_rt *rt, struct hapi_err *err)
         if (rc)
             return rc;
     }
-    int rc = hapi_models_open(&rt->models, rt->loop, &opt, err);
+    int rc = hapi_backend_reserve(rt->cfg.backend, rt->cfg.gpu_memory, err);
+    rt->reserved = !rc;
+    if (!rc)
+        rc = hapi_models_open(&rt->models, rt->loop, &opt, err);
     if (!rc)
         rc = hapi_pool_open(&rt->pool, rt->loop, threads, rt->cfg.batches, rt->topology, width, err);
     return rc;
@@ -72,6 +75,36 @@ static void slab_pin(struct hapi_rt *rt)
         hapi_log(HAPI_LOG_WARN, "slab not pinned", "why=%s", hapi_log_quote(quoted, sizeof quoted, err.text));
 }
 
+/* Send areas in the GPU's memory, by its dma-buf or else by address; without, activations cross the slab. */
+static void direct_open(struct hapi_rt *rt)
+{
+    struct hapi_fabric *verbs = rt->offers[HAPI_TRANSPORT_VERBS].fabric;
+    const struct hapi_config *c = &rt->cfg;
+    struct hapi_device_memory m;
+    struct hapi_err err = {0};
+    char quoted[HAPI_ERR_TEXT];
+
+    if (!verbs || strcmp(c->gpudirect, "auto") || !hapi_backend_converts(c->backend))
+        return;
+    int rc = hapi_backend_device_memory(c->backend, c->batches * c->send_area, &m, &err);
+    if (!rc) {
+        rc = m.dmabuf < 0 ? HAPI_EUNSUPPORTED
+                          : hapi_fabric_add_device_memory(verbs, m.base, m.bytes, m.dmabuf, 0, &err);
+        bool dmabuf = !rc;
+        if (rc)
+            rc = hapi_fabric_add_device_memory(verbs, m.base, m.bytes, -1, 0, &err);
+        if (!rc) {
+            rt->direct = m;
+            hapi_log(HAPI_LOG_INFO, "activations go from the GPU to the NIC", "via=%s mib=%zu",
+                     dmabuf ? "dma-buf" : "peermem", m.bytes >> 20);
+            return;
+        }
+        hapi_backend_device_memory_free(c->backend, &m);
+    }
+    hapi_log(HAPI_LOG_INFO, "activations cross host memory", "why=%s",
+             hapi_log_quote(quoted, sizeof quoted, err.text));
+}
+
 static int memory_open(struct hapi_rt *rt, struct hapi_err *err)
 {
     const struct hapi_config *c = &rt->cfg;
@@ -84,8 +117,10 @@ static int memory_open(struct hapi_rt *rt, struct hapi_err *err)
                             hapi_batches_bytes(c->batches, c->micro_batch, c->read_area, c->send_area), err);
     if (!rc) /* before the ring: of too little locked memory RDMA needs it more */
         rc = hapi_fabrics_open(rt, err);
-    if (!rc)
+    if (!rc) {
         slab_pin(rt);
+        direct_open(rt);
+    }
     if (!rc)
         rc = slab_register(rt, err);
     if (!rc)
@@ -267,6 +302,10 @@ void hapi_rt_close(struct hapi_rt *rt)
     hapi_store_close(rt->store);
     hapi_batches_close(rt);
     hapi_loop_close(rt->loop);
+    if (rt->direct.base)
+        hapi_backend_device_memory_free(rt->cfg.backend, &rt->direct);
+    if (rt->reserved)
+        hapi_backend_release(rt->cfg.backend);
     if (rt->pinned)
         hapi_backend_unpin(rt->cfg.backend, rt->slab.base);
     hapi_slab_fini(&rt->slab);

@@ -30,7 +30,7 @@
 
 /* Counters for STAT; loop's thread only. */
 struct hapi_counters {
-    uint64_t sessions, requests, parts, samples, bad_samples, wire_bytes, read_bytes, rejected;
+    uint64_t sessions, requests, parts, samples, bad_samples, wire_bytes, read_bytes, rejected, device_errors;
     uint64_t stage_ns[6]; /* of struct hapi_record */
 };
 
@@ -97,7 +97,9 @@ struct hapi_rt {
     struct hapi_topology *topology;
     struct hapi_store *store;
     struct hapi_slab slab;
-    bool pinned; /* the slab, for the back end's device */
+    bool pinned;                      /* the slab, for the back end's device */
+    bool reserved;                    /* the device's memory */
+    struct hapi_device_memory direct; /* send areas that the NIC reads by itself; base NULL: none */
     struct hapi_offer offers[HAPI_TRANSPORTS];
     struct hapi_keys *keys;
     struct hapi_control_listener *control;
@@ -107,7 +109,8 @@ struct hapi_rt {
     struct hapi_session *sessions;
     struct hapi_session *turn; /* whose request is served next */
     struct hapi_batch *batches, *free_batches;
-    uint8_t *frame, *scratch; /* HAPI_FRAME_MAX each: control replies are built here */
+    struct hapi_batch *want_plan; /* in COMPUTE, the longest first: all plans of their prefix are in use */
+    uint8_t *frame, *scratch;     /* HAPI_FRAME_MAX each: control replies are built here */
     struct hapi_counters counters;
     struct { /* of the session that ended last, of those that had a data connection */
         char peer[80];

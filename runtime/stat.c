@@ -51,6 +51,7 @@ char *hapi_stat_json(const struct hapi_rt *rt)
 {
     static const char *const stages[6] = {"queue", "read", "decode", "compute", "convert", "send"};
     const struct hapi_counters *c = &rt->counters;
+    struct hapi_device_usage gpu;
     cJSON *o = cJSON_CreateObject(), *part;
 
     number(o, "sessions", c->sessions);
@@ -61,9 +62,15 @@ char *hapi_stat_json(const struct hapi_rt *rt)
     number(o, "wire_bytes", c->wire_bytes);
     number(o, "read_bytes", c->read_bytes);
     number(o, "rejected", c->rejected);
+    number(o, "device_errors", c->device_errors);
     part = cJSON_AddObjectToObject(o, "stage_s");
     for (int i = 0; i < 6; i++)
         cJSON_AddNumberToObject(part, stages[i], 1e-9 * (double)c->stage_ns[i]);
+    if (hapi_backend_usage(rt->cfg.backend, &gpu)) {
+        part = cJSON_AddObjectToObject(o, "gpu_memory");
+        number(part, "reserved", gpu.reserved);
+        number(part, "used", gpu.used);
+    }
     part = cJSON_AddObjectToObject(o, "transports");
     for (int t = 0; t < HAPI_TRANSPORTS; t++)
         transport_json(cJSON_AddObjectToObject(part, hapi_transport_names[t]), rt, (enum hapi_transport)t);

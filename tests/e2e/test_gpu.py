@@ -5,7 +5,9 @@ import os
 import tempfile
 import unittest
 
+from hapi.node import Failed
 from harness import DATA, LITE0, PROGRAMS, node, train_json
+from test_transport import Peer
 
 FAKE = os.path.join(PROGRAMS, "tests", "fake_cuda")
 
@@ -30,6 +32,36 @@ class Gpu(unittest.TestCase):
         self.assertEqual(sent["f32"] - sent["f16"], 1000 * 1280 * 2)
         self.assertEqual(sent["f16"], sent["bf16"])
         self.assertEqual(sent["f16"] - sent["int8"], 1000 * (1280 - 4 * 1280 // 64))
+
+    def job(self, n, wire):
+        return train_json(LITE0, n.address, "fashion-test", "fashion-test", "--policy", "freeze", "--epochs", 1, "--wire", wire)
+
+    def test_memory_is_shared_and_what_is_kept_for_nobody_goes_first(self):
+        options = ("--threads", 1, "--micro-batch", 2, "--gpu-memory")
+        with node(DATA, *options, "256M", env=self.env) as n:
+            self.job(n, "f32")
+            with Peer(n.address) as peer:
+                one = peer.stat()["gpu_memory"]
+            self.job(n, "f16")
+            with Peer(n.address) as peer:
+                two = peer.stat()["gpu_memory"]
+        self.assertEqual(one["reserved"], 256 << 20)
+        self.assertGreater(one["used"], 10 << 20)
+        more = two["used"] - one["used"]  # the weights are there already
+        self.assertGreater(more, 1 << 20)
+        # Room for one prefix and half of another: the first one goes.
+        with node(DATA, *options, one["used"] + more // 2, env=self.env) as n:
+            for wire in ("f32", "f16", "bf16", "f32"):
+                self.job(n, wire)
+            with Peer(n.address) as peer:
+                self.assertEqual(peer.stat()["gpu_memory"]["used"], one["used"])
+        # Room for the weights and one plan of three: one micro-batch at a time.
+        with node(DATA, *options, one["used"] - more // 2, env=self.env) as n:
+            self.job(n, "f32")
+            self.assertRegex(n.said(), r"fewer micro-batches at once than threads could decode.* plans=[12] ")
+        with node(DATA, *options, "4M", env=self.env) as n:
+            with self.assertRaisesRegex(Failed, "memory"):
+                self.job(n, "f32")
 
     def test_is_left_alone_when_told(self):
         with node(DATA, "--backend", "onednn", env=self.env) as n:

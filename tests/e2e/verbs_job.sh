@@ -9,6 +9,7 @@ PROGRAMS=${HAPI_PROGRAMS:-build/release} DATA=${HAPI_DATA:-build/data} MODEL=${H
 WORK=$(mktemp -d)
 NODE=''
 poor=() # a prefix that takes locked memory away
+checksum=(--checksum)
 
 end() {
     if [ -n "$NODE" ]; then
@@ -35,11 +36,13 @@ with tarfile.open(sys.argv[1]) as a, tarfile.open(sys.argv[2], "w", format=tarfi
 PY
 done
 
-# node TRANSPORT HOST
+# node TRANSPORT HOST OPTION...
 node() {
+    local transport=$1 host=$2
+    shift 2
     : >"$WORK/ready" # what the last one said there
-    "${poor[@]}" "$PROGRAMS/hapi-rt" --data "$WORK/data" --listen "$2:0" --insecure --transport "$1" --read-area 1M \
-        --send-area 4M --batches 3 >"$WORK/ready" 2>"$WORK/log" &
+    "${poor[@]}" "$PROGRAMS/hapi-rt" --data "$WORK/data" --listen "$host:0" --insecure --transport "$transport" \
+        --read-area 1M --send-area 4M --batches 3 "$@" >"$WORK/ready" 2>"$WORK/log" &
     NODE=$!
     for _ in $(seq 200); do
         grep -q '^ready ' "$WORK/ready" && break
@@ -56,7 +59,7 @@ train() {
     local name=$1 policy=$2
     shift 2
     "${poor[@]}" "$PROGRAMS/hapi" train "$MODEL" --nodes "$(sed -n 's/^ready //p' "$WORK/ready")" --dataset train \
-        --test-dataset test --policy "$policy" --epochs 2 --batch 32 --quiet --checksum \
+        --test-dataset test --policy "$policy" --epochs 2 --batch 32 --quiet "${checksum[@]}" \
         --json "$WORK/$name-$policy.json" --dump-features "$WORK/$name-$policy" "$@"
 }
 
@@ -127,6 +130,30 @@ if [ -e /sys/class/net/va ]; then
     went cut freeze ofi 'data connection over verbs'
     same cut ofi freeze
 fi
+node_end
+# From a GPU's memory: the fake's, which is the host's, so that the kernel can translate its addresses. Nothing computes
+# there; what arrives is what that memory is made of (tests/fake_cuda/fake_cuda.h).
+if [ -e "$PROGRAMS/tests/fake_cuda/libcudnn.so.9" ]; then
+    for direct in auto off; do
+        gpu=(--backend cudnn --gpu-memory 64M --gpudirect "$direct")
+        LD_LIBRARY_PATH=$PROGRAMS/tests/fake_cuda HAPI_CACHE=$WORK/cache node verbs "$HAPI_TEST_VERBS_HOST" "${gpu[@]}"
+        checksum=()
+        train "gpu-$direct" freeze --transport verbs
+        checksum=(--checksum)
+        node_end
+        case $direct in
+        auto) grep 'activations go from the GPU to the NIC.* via=peermem' "$WORK/log" ;;
+        off) [ "$(grep -c 'activations' "$WORK/log")" = 0 ] ;;
+        esac
+        python3 - "$WORK/gpu-$direct-freeze-train.npy" <<'PY'
+import sys
+with open(sys.argv[1], "rb") as f:
+    rows = f.read()[128:]
+sys.exit(len(rows) < 1280 * 4 or rows.strip(b"\x3c") != b"")
+PY
+    done
+fi
+node auto "$HAPI_TEST_VERBS_HOST"
 # A client that is stopped for longer than the deadline (4 s) connects again, by verbs, and misses nothing.
 "$PROGRAMS/hapi" train "$MODEL" --nodes "$(sed -n 's/^ready //p' "$WORK/ready")" --dataset train --test-dataset test \
     --transport verbs --keep 0 --epochs 5 --batch 16 --quiet --checksum --json "$WORK/stopped-freeze.json" \

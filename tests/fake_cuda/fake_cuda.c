@@ -198,6 +198,27 @@ CUresult cuDeviceGetName(char *name, int size, CUdevice d)
     return (CUresult)fake_cuda_call();
 }
 
+/* No dma-buf: there is no driver to make one. */
+CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute a, CUdevice d)
+{
+    (void)a;
+    (void)d;
+    *value = 0;
+    return (CUresult)fake_cuda_call();
+}
+
+CUresult cuMemGetHandleForAddressRange(void *handle, CUdeviceptr p, size_t bytes, CUmemRangeHandleType type,
+                                       unsigned long long flags)
+{
+    (void)handle;
+    (void)p;
+    (void)bytes;
+    (void)type;
+    (void)flags;
+    fake_cuda_wrong("a dma-buf from a device that has none");
+    return CUDA_ERROR_NOT_SUPPORTED;
+}
+
 CUresult cuDeviceTotalMem(size_t *bytes, CUdevice d)
 {
     (void)d;
@@ -271,6 +292,7 @@ CUresult cuMemAlloc(CUdeviceptr *p, size_t bytes)
     if (i < BLOCKS) {
         blocks[i].p = aligned_alloc(512, (bytes + 511) / 512 * 512);
         blocks[i].bytes = bytes;
+        memset(blocks[i].p, FAKE_CUDA_FILL, bytes); /* what a device has there is not 0 */
         report.live++;
         report.bytes += bytes;
         report.peak = report.bytes > report.peak ? report.bytes : report.peak;

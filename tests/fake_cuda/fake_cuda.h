@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { FAKE_CUDA_FILL = 0x3c }; /* each byte of new device memory; as f32 0.0115 */
+
 struct fake_cuda_report {
     long calls;    /* so far, those that can fail */
     long live;     /* things made and not released: contexts, memory, streams, graphs, modules, handles,

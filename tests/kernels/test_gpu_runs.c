@@ -283,6 +283,49 @@ static void memory__too_much_of_it__is_refused_with_what_there_is(void)
     }
 }
 
+/* ------------------------------------------------------------------ for a NIC */
+
+/* Rows are written to where a NIC reads them, and not beside. */
+static void memory__of_a_nic__takes_the_rows(void)
+{
+    enum { BYTES = 1 << 20 };
+    struct hapi_device_memory d, more;
+    struct hapi_model *m = model();
+    const struct hapi_tensor_desc *out;
+    struct hapi_plan *p;
+
+    REQUIRE(!hapi_backend_device_memory("cudnn", BYTES, &d, &err));
+    CHECK(d.bytes >= BYTES && d.dmabuf == -1);
+    CHECK(hapi_backend_device_memory("cudnn", 1, &more, &err) == HAPI_EBUSY);
+    REQUIRE(!hapi_plan_new(&p, m, &half, &err));
+    REQUIRE(hapi_plan_outputs(p, &out) == 1);
+    size_t row = edge_bytes(out), beside = 0;
+    unsigned char *at = d.base; /* the fake's is the host's */
+    memset(at, 0xaa, d.bytes);
+    struct run r = run_of(p);
+    CHECKF(!hapi_plan_start(p, (const void *const[]){r.x}, (void *const[]){at + 4096}, run_done, &r, &err),
+           "%s", err.text);
+    run_wait(&r);
+    CHECK(!hapi_plan_finish(p, &err));
+    for (size_t i = 0; i < d.bytes; i++)
+        beside += at[i] != 0xaa && (i < 4096 || i >= 4096 + row);
+    CHECK(!beside && at[4096] == FAKE_CUDA_FILL && at[4096 + row - 1] == FAKE_CUDA_FILL);
+    hapi_plan_free(p);
+    run_free(&r);
+    hapi_model_close(m);
+    hapi_backend_device_memory_free("cudnn", &d);
+    rules_kept(0);
+    CHECK(hapi_backend_device_memory("onednn", 1, &d, &err) == HAPI_EUNSUPPORTED);
+    for (long n = 1, failed = 1; failed && n < 1000; n++) {
+        fail_at(n, CUDA_ERROR_OUT_OF_MEMORY);
+        failed = hapi_backend_device_memory("cudnn", BYTES, &d, &err);
+        fail_at(0, 0);
+        if (!failed)
+            hapi_backend_device_memory_free("cudnn", &d);
+        rules_kept(0);
+    }
+}
+
 int main(void)
 {
     if (fake_open())
@@ -295,6 +338,7 @@ int main(void)
     CASE(memory__reserved__is_taken_once_and_shared);
     CASE(memory__given_back__is_one_piece_again);
     CASE(memory__too_much_of_it__is_refused_with_what_there_is);
+    CASE(memory__of_a_nic__takes_the_rows);
     return check_done();
 }
 
