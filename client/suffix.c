@@ -131,7 +131,7 @@ static void chunk_submit(struct request *r, uint32_t first, uint32_t count)
     struct chunk *c = &r->chunks[first];
 
     *c = (struct chunk){
-        .job = {chunk_run, chunk_done},
+        .job = {.run = chunk_run, .done = chunk_done},
         .request = r,
         .first = first,
         .count = count,
