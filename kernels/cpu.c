@@ -34,6 +34,16 @@ bool hapi_cpu_has_int8(void)
     return has;
 }
 
+bool hapi_cpu_same_bits(void)
+{
+    bool same = true;
+#if HAPI_HAVE_ONEDNN
+    unsigned core = dnnl_cpu_isa_avx512_core;
+    same = ((unsigned)dnnl_get_effective_cpu_isa() & core) == core;
+#endif
+    return same;
+}
+
 enum { SAPPHIRE_RAPIDS = 0x8f, EMERALD_RAPIDS = 0xcf, GRANITE_RAPIDS = 0xad, GRANITE_RAPIDS_D = 0xae };
 
 /* Whether the CPU's model has AMX, whatever a hypervisor lets through. */

@@ -326,6 +326,10 @@ bool hapi_backend_computes(const char *backend, enum hapi_dtype dtype);
 /* What is wrong with this CPU's arithmetic, for an operator: AMX that its model has and oneDNN cannot use,
  * with the likely cause. Static string, or NULL when nothing is. */
 const char *hapi_cpu_warning(void);
+/* Whether back end onednn gives a sample the same f32 bits in any micro-batch, up to and from any cut, with
+ * any number of threads. Without AVX-512 it does not: oneDNN chooses by the shape in which order its products
+ * sum, and the last places differ (relative L2 below 1e-6). */
+bool hapi_cpu_same_bits(void);
 /* Whether products of int8 are hardware here (AVX-512 VNNI); without it they are slow, and may saturate. */
 bool hapi_cpu_has_int8(void);
 /* L2 of one core and its share of L3, as the CPU (or its hypervisor) says it; 0: not said. */

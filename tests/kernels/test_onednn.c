@@ -110,8 +110,8 @@ static void micro_batches(enum hapi_dtype dtype, bool whole_batch)
         for (size_t i = 0; i < sizeof batches / sizeof *batches; i++) {
             spec.batch = batches[i];
             float *got = features(m, &spec, x, SAMPLES);
-            CHECKF(net_same(got, whole, (size_t)SAMPLES * 10 * sizeof *got),
-                   "%s: micro-batches 32 and %d differ", nets[k].name, (int)batches[i]);
+            CHECKF(net_same_sample(got, whole, (size_t)SAMPLES * 10), "%s: micro-batches 32 and %d differ",
+                   nets[k].name, (int)batches[i]);
             free(got);
         }
         free(whole);
@@ -135,7 +135,7 @@ static void f32__one_thread_or_two__same_bits(void)
         float *one = features(m, &spec, x, SAMPLES);
         spec.threads = 2;
         float *two = features(m, &spec, x, SAMPLES);
-        CHECKF(net_same(one, two, (size_t)SAMPLES * 10 * sizeof *one), "%s: NMSE %g", nets[k].name,
+        CHECKF(net_same_sample(one, two, (size_t)SAMPLES * 10), "%s: NMSE %g", nets[k].name,
                net_nmse(two, one, (size_t)SAMPLES * 10));
         free(two);
         free(one);
@@ -162,7 +162,7 @@ static void f32__prefix_then_suffix_at_every_cut__same_bits_as_the_whole(void)
                 continue; /* the output: nothing is left for a suffix */
             a.to = c.from = cuts[i].id;
             float *middle = features(m, &a, x, 3), *got = features(m, &c, middle, 3);
-            CHECKF(net_same(got, whole, 30 * sizeof *got), "%s: cut %s: NMSE %g", nets[k].name, cuts[i].id,
+            CHECKF(net_same_sample(got, whole, 30), "%s: cut %s: NMSE %g", nets[k].name, cuts[i].id,
                    net_nmse(got, whole, 30));
             free(got);
             free(middle);
