@@ -58,6 +58,16 @@ void hapi_json_bad(const struct hapi_json *at, const char *fmt, ...)
     at->state->rc = hapi_err_set(at->state->err, HAPI_EINVAL, 0, "%s %s", path, text);
 }
 
+void hapi_json_no_memory(const struct hapi_json *at)
+{
+    if (at->state->rc)
+        return;
+    hapi_json_bad(at, "takes more memory than there is");
+    at->state->rc = HAPI_ENOMEM;
+    if (at->state->err)
+        at->state->err->code = HAPI_ENOMEM;
+}
+
 /* ------------------------------------------------------------------ parsing */
 
 enum { LEVELS = 16 };

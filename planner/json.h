@@ -46,6 +46,8 @@ struct hapi_json hapi_json_item(const struct hapi_json *in, const cJSON *value, 
 
 /* Complains of that place: its path and the text, unless something was wrong before. */
 void hapi_json_bad(const struct hapi_json *at, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The same, for HAPI_ENOMEM. */
+void hapi_json_no_memory(const struct hapi_json *at);
 /* "cuts[3].storage_s" into out; bytes that are no printable ASCII become `?`. */
 void hapi_json_path(const struct hapi_json *at, char out[HAPI_JSON_PATH]);
 

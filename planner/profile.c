@@ -121,12 +121,6 @@ int hapi_profile_curve(struct hapi_profile *p, struct hapi_curve *out, const str
 
 /* ------------------------------------------------------------------ reading */
 
-static void no_memory(const struct hapi_json *at)
-{
-    hapi_json_bad(at, "takes more memory than there is");
-    at->state->rc = HAPI_ENOMEM;
-}
-
 static int by_batch(const void *a, const void *b)
 {
     const struct hapi_curve_point *x = a, *y = b;
@@ -175,7 +169,7 @@ static void curve_read(struct hapi_profile *p, const struct hapi_json *at, const
         return;
     qsort(points, n, sizeof *points, by_batch);
     if (hapi_profile_curve(p, out, points, n))
-        no_memory(at);
+        hapi_json_no_memory(at);
 }
 
 static void text_read(struct hapi_profile *p, const struct hapi_json *at, const char **out)
@@ -183,7 +177,7 @@ static void text_read(struct hapi_profile *p, const struct hapi_json *at, const 
     const char *s = hapi_json_string(at);
 
     if (s && !(*out = hapi_profile_text(p, s)))
-        no_memory(at);
+        hapi_json_no_memory(at);
 }
 
 static void flag_read(const struct hapi_json *at, bool *out)
@@ -294,11 +288,13 @@ static void index_check(const struct hapi_profile *p, const struct hapi_json *cu
 
 static void cuts_read(struct hapi_profile *p, const struct hapi_json *list)
 {
-    uint8_t *taken = list->state->rc ? NULL : calloc(p->freeze / 8 + 1, 1);
+    uint8_t *taken = calloc(p->freeze / 8 + 1, 1);
     uint32_t i = 0;
 
-    if (!taken && !list->state->rc)
-        no_memory(list);
+    if (!taken) {
+        hapi_json_no_memory(list);
+        return;
+    }
     for (const cJSON *v = list->value->child; v && !list->state->rc; v = v->next, i++) {
         struct hapi_json at = hapi_json_item(list, v, i);
         struct hapi_profile_cut *c = &p->cuts[i];

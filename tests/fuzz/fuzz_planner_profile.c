@@ -18,7 +18,7 @@ static void require(bool ok, const char *what)
 
 static void curve_check(const struct hapi_curve *c)
 {
-    for (double b = 1; b < 5000; b = b * 3 + 1) {
+    for (uint32_t b = 1; b < 5000; b = b * 3 + 1) {
         double s = hapi_curve_at(c, b);
         require(s >= 0 && isfinite(s), "a time that is none");
     }

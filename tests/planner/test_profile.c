@@ -151,7 +151,8 @@ static void cuts__in_any_order__sorted(void)
 
     second = strstr(second + 1, "\"index\":7,\"name\":\"flat\"");
     REQUIRE(second);
-    memcpy(second, from, strlen(from));
+    for (size_t i = 0; from[i]; i++)
+        second[i] = from[i];
     p = parsed(json);
     CHECK(p->cuts[0].index == 2 && !strcmp(p->cuts[0].name, "conv") && p->cuts[0].storage_s.s == 0.05);
     CHECK(p->cuts[1].index == 7 && !strcmp(p->cuts[1].name, "flat") && p->cuts[1].storage_s.s == 0.01);
