@@ -50,44 +50,11 @@ static void help(void)
         stdout);
 }
 
-static int file_read(const char *path, void **out, size_t *size, struct hapi_err *err)
-{
-    FILE *f = fopen(path, "rb");
-    struct stat st;
-    int rc;
-
-    if (!f) {
-        hapi_err_errno(err, errno, "cannot open %s", path);
-        return HAPI_ESYS;
-    }
-    if (fstat(fileno(f), &st) || !S_ISREG(st.st_mode) || st.st_size > FILE_MAX) {
-        rc = hapi_err_set(err, HAPI_ETOOBIG, 0, "%s: not a file of at most %d bytes", path, FILE_MAX);
-        goto fail;
-    }
-    *size = (size_t)st.st_size;
-    *out = malloc(*size ? *size : 1);
-    if (!*out) {
-        rc = hapi_err_set(err, HAPI_ENOMEM, 0, "%s: no memory for %zu bytes", path, *size);
-        goto fail;
-    }
-    if (*size && fread(*out, *size, 1, f) != 1) {
-        hapi_err_errno(err, errno, "cannot read %s", path);
-        free(*out);
-        rc = HAPI_ESYS;
-        goto fail;
-    }
-    fclose(f);
-    return HAPI_OK;
-fail:
-    fclose(f);
-    return rc;
-}
-
 static int tensor_read(const char *path, struct tensor *out, struct hapi_err *err)
 {
     size_t size = 0, n = strlen(path);
     void *bytes = NULL;
-    int rc = file_read(path, &bytes, &size, err);
+    int rc = cmd_file_read(path, FILE_MAX, &bytes, &size, err);
 
     if (rc)
         return rc;

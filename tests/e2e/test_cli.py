@@ -12,7 +12,7 @@ import numpy as np
 
 from harness import DATA, HAPI, HAPI_RT, LITE0, hapi, node, run, tiny_model, train_json
 
-COMMANDS = ("ls", "cuts", "plan-memory", "run", "train")
+COMMANDS = ("ls", "cuts", "plan-memory", "run", "sim", "train")
 
 
 class CommandLine(unittest.TestCase):
@@ -46,6 +46,7 @@ class CommandLine(unittest.TestCase):
             ([HAPI, "plan-memory", "/nowhere/m.onnx"], "/nowhere/m.onnx"),
             ([HAPI, "plan-memory", LITE0, "--cut", "nonsense"], "nonsense"),
             ([HAPI, "run", "/nowhere/m.onnx", "--input", "x.npy", "--output-dir", "/tmp"], "/nowhere/m.onnx"),
+            ([HAPI, "sim", "--scenario", "/nowhere/s.json"], "/nowhere/s.json"),
             ([HAPI_RT, "--data", "/nowhere", "--listen", "127.0.0.1:0"], "/nowhere"),
             ([HAPI_RT, "--data", DATA, "--listen", "127.0.0.1:0", "--config", "/nowhere/c"], "/nowhere/c"),
             ([HAPI_RT, "--data", DATA, "--listen", "127.0.0.1:0", "--key", "/nowhere/key"], "/nowhere/key"),
@@ -54,6 +55,69 @@ class CommandLine(unittest.TestCase):
                 r = run(*case)
                 self.assertEqual(r.code, 1, r)
                 self.assertIn(word, r.err)
+
+
+class Simulator(unittest.TestCase):
+    """The scenarios of the documents, and files that are none."""
+
+    SCENARIOS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../docs/scenarios")
+
+    def test_one_client_takes_what_its_busiest_cores_take(self):
+        r = hapi("sim", "--scenario", os.path.join(self.SCENARIOS, "one.json"), "--json")
+        self.assertEqual((r.code, r.err), (0, ""), r)
+        epoch = json.loads(r.out)["clients"][0]["epochs"][0]
+        # Two nodes of four cores decode and compute 2,048 images, at 1 / (1 + 0.05 * 3) of a core's speed alone.
+        work = 2048 * (2.5e-3 + 8e-3) / 2 / 4 * 1.15
+        self.assertGreater(epoch["seconds"], work)
+        self.assertLess(epoch["seconds"], work * 1.01)
+        self.assertEqual((epoch["trained"], epoch["pushed"], epoch["raw"]), (2048, 2048, 0))
+        self.assertEqual(epoch["bottleneck"], "storage cores")
+        self.assertGreater(epoch["resources"]["storage cores"]["busy"], 0.99)
+
+    def test_tables_say_the_same_as_json(self):
+        file = os.path.join(self.SCENARIOS, "several.json")
+        text, data = hapi("sim", "--scenario", file), json.loads(hapi("sim", "--scenario", file, "--json").out)
+        self.assertEqual([c["name"] for c in data["clients"]], ["mixed.0", "mixed.1", "mixed.2", "mixed.3", "raw"])
+        for client in data["clients"]:
+            for i, epoch in enumerate(client["epochs"]):
+                line = rf"(?m)^{client['name']} +{i + 1} +{epoch['seconds']:.4f} .*{epoch['bottleneck']}"
+                self.assertRegex(text.out, line)
+        for n in data["nodes"]:
+            self.assertRegex(text.out, rf"(?m)^{n['name']} +{n['images']} ")
+        self.assertEqual(sum(n["images"] for n in data["nodes"]), 9 * 2048)
+        self.assertIn("switch", data)
+
+    def test_a_thousand_clients_and_nodes_in_seconds(self):
+        began = time.monotonic()
+        r = hapi("sim", "--scenario", os.path.join(self.SCENARIOS, "thousand.json"), "--json")
+        self.assertLess(time.monotonic() - began, 60)
+        clients = json.loads(r.out)["clients"]
+        self.assertEqual(len(clients), 1000)
+        self.assertTrue(all(e["trained"] == 2048 for c in clients for e in c["epochs"]))
+
+    def test_files_that_are_no_scenarios_are_refused_with_the_key(self):
+        with open(os.path.join(self.SCENARIOS, "profile.json")) as f:
+            profile = f.read()
+        clients = '"clients": [{"profile": "p", "plan": [{"cut": 20, "wire": "f32", "micro_batch": 8}]}]'
+        for broken, word in (
+            ("", "no JSON"),
+            ("[]", "the document must be an object"),
+            ("{%s}" % clients, "profiles is missing"),
+            ('{"profiles": {"p": "q.json"}, %s}' % clients, "q.json"),
+            ('{"profiles": {"p": {}}, %s}' % clients, "profiles.p: cuts is missing"),
+            ('{"profiles": {"p": "p.json"}, %s}' % clients.replace("20", "21"), "clients[0].plan[0].cut"),
+            ('{"profiles": {"p": "p.json"}, "clients": [{"count": 0}]}', "clients[0].count"),
+            ('{"profiles": {"p": "bad.json"}, %s}' % clients, "profiles.p: cuts[1].storage_s"),
+        ):
+            with self.subTest(word), tempfile.TemporaryDirectory() as folder:
+                bad = profile.replace('"storage_s": {"1": 0.012, "8": 0.008}', '"storage_s": NaN')
+                for name, text in (("p.json", profile), ("bad.json", bad), ("s.json", broken)):
+                    with open(os.path.join(folder, name), "w") as f:
+                        f.write(text)
+                r = hapi("sim", "--scenario", os.path.join(folder, "s.json"))
+                self.assertEqual((r.code, r.out), (1, ""), r)
+                self.assertIn(word, r.err)
+                self.assertIn("s.json", r.err)
 
 
 class Programs(unittest.TestCase):
