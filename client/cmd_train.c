@@ -17,7 +17,10 @@ static const char help[] =
     "[freeze]\n"
     "  --wire f32|f16|bf16|int8\n"
     "                         dtype of the features on the wire [f32]; int8: with scales\n"
-    "  --dtype f32|bf16|i8    compute dtype on both tiers [f32]; i8: of a model from hapi calibrate\n"
+    "  --dtype f32|bf16|f16|i8\n"
+    "                         compute dtype on both tiers [f32]; f16: on nodes with a GPU, and f32 here "
+    "where\n"
+    "                         there is none; i8: of a model from hapi calibrate\n"
     "  --backend onednn|cudnn|auto|ref   of this tier [onednn]\n"
     "  --transport T          auto, ofi or verbs; auto: verbs where both sides have it, else ofi [auto]\n"
     "  --device NAME          verbs: RDMA device [the one that routes to the node]\n"
@@ -181,7 +184,7 @@ static int parse(struct train_options *o, int argc, char **argv)
 int cmd_train(int argc, char **argv)
 {
     struct train_options o = {
-        .loader = {.policy = "freeze", .wire = "f32", .batch = 128},
+        .loader = {.policy = "freeze", .wire = "f32", .dtype = "f32", .batch = 128},
         .path = HAPI_RDMA_PATH_ANY,
         .epochs = 20,
         .adam = 1,

@@ -63,7 +63,7 @@ struct hapi_loader_options {
     const char *freeze;    /* cut id: tensor name, or names joined by "," [input of the last Gemm] */
     const char *policy;    /* "freeze", "none" ["freeze"] */
     const char *wire;      /* "f32", "f16", "bf16", "int8" ["f32"] */
-    const char *dtype;     /* compute on both tiers: "f32", "bf16", "i8" ["f32"] */
+    const char *dtype;     /* compute on both tiers: "f32", "bf16", "f16", "i8" ["f32"] */
     const char *backend;   /* of the compute tier: "onednn", "cudnn", "auto", "ref" ["onednn"] */
     const char *transport; /* "auto", "ofi", "verbs" ["auto"]: see hapi_loader_transport() */
     const char *key;       /* key file for TLS 1.3 [none] */
@@ -118,6 +118,9 @@ size_t hapi_loader_width(const struct hapi_loader *l); /* features of a sample *
 uint32_t hapi_loader_classes(const struct hapi_loader *l);
 const char *hapi_loader_class(const struct hapi_loader *l, uint32_t i);
 const char *hapi_loader_split(const struct hapi_loader *l); /* cut id, or "none" */
+/* What this tier computes in: the dtype of the options, f32 where that is f16 and its back end has none;
+ * "none": it computes nothing, or only converts. Static. */
+const char *hapi_loader_dtype_here(const struct hapi_loader *l);
 
 /* How features come from a node. "auto" takes verbs when the node offers it in its hello, it works here and
  * its connection comes up; else ofi. A node that verbs never reached goes on over ofi; "verbs" does not. */

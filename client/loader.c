@@ -195,8 +195,12 @@ static int options_keep(struct hapi_loader *l, const struct hapi_loader_options 
     if (l->wire != HAPI_F32 && l->wire != HAPI_F16 && l->wire != HAPI_BF16 && l->wire != HAPI_I8)
         return hapi_err_set(err, HAPI_EINVAL, 0, "wire dtype is f32, f16, bf16 or int8, not `%s`", l->o.wire);
     l->dtype = hapi_dtype_from_name(l->o.dtype);
-    if (l->dtype != HAPI_F32 && l->dtype != HAPI_BF16 && l->dtype != HAPI_I8)
-        return hapi_err_set(err, HAPI_EINVAL, 0, "compute dtype is f32, bf16 or i8, not `%s`", l->o.dtype);
+    if (l->dtype != HAPI_F32 && l->dtype != HAPI_F16 && l->dtype != HAPI_BF16 && l->dtype != HAPI_I8)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "compute dtype is f32, f16, bf16 or i8, not `%s`",
+                            l->o.dtype);
+    /* Only GPUs compute in f16. What is computed here is no less exact without one. */
+    bool wider = l->dtype == HAPI_F16 && !hapi_backend_computes(l->o.backend, HAPI_F16);
+    l->dtype_here = wider ? HAPI_F32 : l->dtype;
     rc = hapi_backend_ready(l->o.backend, err);
     return rc ? rc : choice_options(l, err);
 }
@@ -465,6 +469,11 @@ const char *hapi_loader_class(const struct hapi_loader *l, uint32_t i)
 const char *hapi_loader_split(const struct hapi_loader *l)
 {
     return l->pushdown ? l->freeze->id : "none";
+}
+
+const char *hapi_loader_dtype_here(const struct hapi_loader *l)
+{
+    return l->pushdown ? "none" : hapi_dtype_name(l->dtype_here);
 }
 
 uint32_t hapi_loader_nodes(const struct hapi_loader *l)

@@ -157,14 +157,14 @@ struct hapi_loader {
     struct hapi_transform transform;
     char transform_text[HAPI_TRANSFORM_MAX];
     const struct hapi_cut *freeze;
-    bool pushdown; /* else cut none */
-    enum hapi_dtype wire, dtype;
-    bool direct;                        /* the network assembles the batch: no suffix */
-    size_t width, row_bytes;            /* of a sample: features, f32 bytes */
-    uint64_t wire_row;                  /* bytes on the wire */
-    struct hapi_i8 form;                /* of a row, with i8 on the wire */
-    uint8_t upload[UPLOAD_BYTES + 512]; /* a model chunk on its way */
-    void *offer;                        /* prefix bytes */
+    bool pushdown;                           /* else cut none */
+    enum hapi_dtype wire, dtype, dtype_here; /* dtype_here: what this tier computes in */
+    bool direct;                             /* the network assembles the batch: no suffix */
+    size_t width, row_bytes;                 /* of a sample: features, f32 bytes */
+    uint64_t wire_row;                       /* bytes on the wire */
+    struct hapi_i8 form;                     /* of a row, with i8 on the wire */
+    uint8_t upload[UPLOAD_BYTES + 512];      /* a model chunk on its way */
+    void *offer;                             /* prefix bytes */
     size_t offer_size;
     uint8_t offer_hash[HAPI_HASH_SIZE];
     struct hapi_keys *keys;

@@ -327,6 +327,25 @@ static void on_index(struct loader_node *n, const void *body, size_t size)
 
 /* ------------------------------------------------------------------ control channel */
 
+/* Whether the node computes in the job's dtype; false: *why says what to do. */
+static bool computes(const struct hapi_loader *l, uint32_t caps, char *why, size_t size)
+{
+    static const struct {
+        enum hapi_dtype dtype;
+        uint32_t cap;
+        const char *name;
+    } rows[] = {{HAPI_BF16, HAPI_CAP_BF16, "bf16"},
+                {HAPI_F16, HAPI_CAP_F16, "f16 (a node with a GPU can)"},
+                {HAPI_I8, HAPI_CAP_COMPUTE_I8, "int8"}};
+
+    for (size_t i = 0; l->pushdown && i < sizeof rows / sizeof *rows; i++)
+        if (l->dtype == rows[i].dtype && !(caps & rows[i].cap)) {
+            snprintf(why, size, "it cannot compute in %s: give another --dtype", rows[i].name);
+            return false;
+        }
+    return true;
+}
+
 static void control_open(struct hapi_control *c, const struct hapi_hello *peer)
 {
     struct loader_node *n = node_of(c);
@@ -351,8 +370,8 @@ static void control_open(struct hapi_control *c, const struct hapi_hello *peer)
         node_break(n, HAPI_EUNSUPPORTED, "it cannot send int8: give another --wire");
         return;
     }
-    if (l->pushdown && l->dtype == HAPI_I8 && !(peer->caps & HAPI_CAP_COMPUTE_I8)) {
-        node_break(n, HAPI_EUNSUPPORTED, "it cannot compute in int8: give another --dtype");
+    if (!computes(l, peer->caps, why, sizeof why)) {
+        node_break(n, HAPI_EUNSUPPORTED, why);
         return;
     }
     memcpy(l->numeric_class, class, sizeof class);

@@ -10,7 +10,7 @@ int suffix_open(struct hapi_loader *l, struct hapi_err *err)
     struct hapi_plan_spec spec = {
         .to = l->freeze->id,
         .batch = CHUNK_SAMPLES,
-        .dtype = l->dtype,
+        .dtype = l->dtype_here,
         .backend = l->o.backend,
     };
 

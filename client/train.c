@@ -293,6 +293,8 @@ static int json_write(struct job *j, struct hapi_err *err)
     cJSON_AddStringToObject(o, "policy", j->o->loader.policy);
     cJSON_AddStringToObject(o, "split", hapi_loader_split(j->train));
     cJSON_AddStringToObject(o, "wire", j->o->loader.wire);
+    cJSON_AddStringToObject(o, "dtype", j->o->loader.dtype);
+    cJSON_AddStringToObject(o, "dtype_here", hapi_loader_dtype_here(j->train));
     transports_json(j, o);
     cJSON_AddNumberToObject(o, "classes", hapi_loader_classes(j->train));
     cJSON_AddNumberToObject(o, "features", (double)hapi_loader_width(j->train));
@@ -443,6 +445,15 @@ static void job_close(struct job *j)
         fclose(j->order_file);
 }
 
+/* What is computed here in another dtype than was asked for. */
+static void dtype_print(const struct job *j)
+{
+    const char *here = hapi_loader_dtype_here(j->train);
+
+    if (strcmp(here, "none") && strcmp(here, j->o->loader.dtype))
+        printf("this tier computes in %s: its back end has no %s\n", here, j->o->loader.dtype);
+}
+
 /* Once per node: how its features come, and why so. */
 static void transports_print(const struct job *j)
 {
@@ -462,8 +473,10 @@ int train_run(const struct train_options *o, struct hapi_err *err)
                o->loader.policy, hapi_loader_split(j.train), o->loader.wire, hapi_loader_classes(j.train),
                hapi_loader_width(j.train), (unsigned long long)hapi_loader_samples(j.train),
                (unsigned long long)hapi_loader_samples(j.test));
-    if (!rc && !o->quiet)
+    if (!rc && !o->quiet) {
+        dtype_print(&j);
         transports_print(&j);
+    }
     if (!rc)
         rc = epochs_run(&j, err);
     if (!rc && o->dump_features)

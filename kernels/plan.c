@@ -139,6 +139,9 @@ static int dtype_check(const struct hapi_model *m, const struct hapi_plan_spec *
                             ops->name, hapi_dtype_name(spec->dtype));
     if (spec->dtype == HAPI_I8)
         return int8_check(m, ops, err);
+    if (spec->dtype == HAPI_F16)
+        return hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "back end %s does not compute in f16: a GPU does",
+                            ops->name);
     if (spec->dtype != HAPI_F32 && spec->dtype != HAPI_BF16)
         return hapi_err_set(err, HAPI_EINVAL, 0, "compute dtype %s (f32, bf16 and i8 are possible)",
                             hapi_dtype_name(spec->dtype));

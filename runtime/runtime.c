@@ -138,6 +138,7 @@ static struct hapi_hello hello(const struct hapi_rt *rt)
         .minor = HAPI_PROTO_MINOR,
         .caps = hapi_fabrics_caps(rt) | HAPI_CAP_CHECKSUM | HAPI_CAP_UPLOAD | HAPI_CAP_INT8 |
                 (hapi_backend_computes(rt->cfg.backend, HAPI_BF16) ? HAPI_CAP_BF16 : 0) |
+                (hapi_backend_computes(rt->cfg.backend, HAPI_F16) ? HAPI_CAP_F16 : 0) |
                 (hapi_backend_computes(rt->cfg.backend, HAPI_I8) ? HAPI_CAP_COMPUTE_I8 : 0),
         .role = {"node", 4},
         .version = {HAPI_VERSION, sizeof HAPI_VERSION - 1},

@@ -76,11 +76,12 @@ enum hapi_message {
 enum {
     HAPI_CAP_TRANSPORT_OFI = 1 << 0,
     HAPI_CAP_TRANSPORT_VERBS = 1 << 1,
-    HAPI_CAP_BF16 = 1 << 2,
+    HAPI_CAP_BF16 = 1 << 2, /* computes in bf16 */
     HAPI_CAP_CHECKSUM = 1 << 3,
     HAPI_CAP_UPLOAD = 1 << 4,
     HAPI_CAP_INT8 = 1 << 5, /* wire dtype i8: rows of base/int8.h */
     HAPI_CAP_COMPUTE_I8 = 1 << 6,
+    HAPI_CAP_F16 = 1 << 7, /* computes in f16: on a GPU */
 };
 
 struct hapi_hello {

@@ -6,7 +6,7 @@ import tempfile
 import unittest
 
 from hapi.node import Failed
-from harness import DATA, LITE0, PROGRAMS, node, train_json
+from harness import DATA, LITE0, PROGRAMS, hapi, node, tar_jpegs, tiny_model, train_json, write_folders
 from test_transport import Peer
 
 FAKE = os.path.join(PROGRAMS, "tests", "fake_cuda")
@@ -62,6 +62,28 @@ class Gpu(unittest.TestCase):
         with node(DATA, *options, "4M", env=self.env) as n:
             with self.assertRaisesRegex(Failed, "memory"):
                 self.job(n, "f32")
+
+    def test_computes_in_f16_where_a_job_asks_for_it(self):
+        options = ("--epochs", 1, "--dtype", "f16")
+        with node(DATA, "--threads", 1, env=self.env) as n:
+            result = train_json(LITE0, n.address, "fashion-test", "fashion-test", "--policy", "freeze", *options)
+        self.assertEqual((result["dtype"], result["dtype_here"]), ("f16", "none"))
+        self.assertEqual(result["epochs"][0]["images"], 1000)
+
+    def test_without_one_f16_is_refused_by_name_and_is_f32_on_this_tier(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        data, model = os.path.join(folder.name, "data"), tiny_model(os.path.join(folder.name, "tiny.onnx"))
+        write_folders(tar_jpegs(os.path.join(DATA, "fashion-test"), 20), os.path.join(data, "set"))
+        common = ("train", model, "--dataset", "set", "--test-dataset", "set", "--epochs", 1, "--dtype", "f16")
+        with node(data, "--backend", "onednn") as n:
+            there = hapi(*common, "--nodes", n.address, "--policy", "freeze")
+            here = hapi(*common, "--nodes", n.address, "--policy", "none")
+        self.assertEqual(there.code, 1, there)
+        self.assertIn(n.address, there.err)
+        self.assertIn("it cannot compute in f16 (a node with a GPU can): give another --dtype", there.err)
+        self.assertEqual(here.code, 0, here)
+        self.assertIn("this tier computes in f32: its back end has no f16", here.out)
 
     def test_is_left_alone_when_told(self):
         with node(DATA, "--backend", "onednn", env=self.env) as n:

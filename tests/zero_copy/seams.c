@@ -35,7 +35,7 @@ static struct {
 } seen = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static atomic_bool corrupt_next, corrupted;
-static atomic_uint hidden_caps;
+static atomic_uint hidden_caps, claimed_caps;
 
 static size_t add(enum seam_kind kind, const void *dst, size_t n, const void *src, size_t src_n, uint32_t crc)
 {
@@ -95,6 +95,11 @@ bool seams_corrupted(void)
 void seams_hide_caps(uint32_t caps)
 {
     hidden_caps = caps;
+}
+
+void seams_claim_caps(uint32_t caps)
+{
+    claimed_caps = caps;
 }
 
 /* ------------------------------------------------------------------ where something came from */
@@ -278,7 +283,7 @@ WRAP(int, hapi_hello_decode, struct hapi_hello *out, const void *body, size_t n,
     int rc = __real_hapi_hello_decode(out, body, n, err);
 
     if (!rc && out->role.n == 4 && !memcmp(out->role.s, "node", 4))
-        out->caps &= ~hidden_caps;
+        out->caps = (out->caps & ~hidden_caps) | claimed_caps;
     return rc;
 }
 

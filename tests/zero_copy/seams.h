@@ -41,7 +41,8 @@ bool seams_chain(uintptr_t at, size_t n, size_t before, const enum seam_kind *wa
 /* A fault: the next payload write has a bit of its source turned over just before it is posted. */
 void seams_corrupt_next(void);
 bool seams_corrupted(void); /* it has happened */
-/* What a node's hello is shown to offer, less these bits. */
+/* What a node's hello is shown to offer: less these bits, and these more. */
 void seams_hide_caps(uint32_t caps);
+void seams_claim_caps(uint32_t caps);
 
 #endif

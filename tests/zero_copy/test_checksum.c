@@ -129,6 +129,71 @@ static void the_node_cannot_int8__asked_for__unsupported_by_name(void)
     seams_hide_caps(0);
 }
 
+/* The node here has no GPU. */
+static void the_node_cannot_f16__asked_for__unsupported_by_name(void)
+{
+    struct hapi_loader_options o = pair_options(pair);
+    struct hapi_error e = {0};
+    struct hapi_loader *l;
+
+    o.freeze = PAIR_POOL;
+    o.dtype = "f16";
+    int rc = hapi_loader_open(&l, &o, &e);
+    CHECKF(rc == HAPI_EUNSUPPORTED && strstr(e.text, o.nodes) && strstr(e.text, "f16") &&
+               strstr(e.text, "--dtype"),
+           "%d %s", rc, e.text);
+    if (!rc)
+        hapi_loader_close(l);
+    o.dtype = "bf16";
+    seams_hide_caps(HAPI_CAP_BF16);
+    rc = hapi_loader_open(&l, &o, &e);
+    CHECKF(rc == HAPI_EUNSUPPORTED && strstr(e.text, "bf16"), "%d %s", rc, e.text);
+    if (!rc)
+        hapi_loader_close(l);
+    seams_hide_caps(0);
+}
+
+/* A client that asks all the same has the node's own word. */
+static void the_node_cannot_f16__asked_all_the_same__refuses(void)
+{
+    struct hapi_loader_options o = pair_options(pair);
+    struct hapi_batch_view v;
+    struct hapi_error e = {0};
+    struct hapi_loader *l;
+    int rc;
+
+    o.freeze = PAIR_POOL;
+    o.dtype = "f16";
+    o.on_bad = HAPI_FAIL_ON_BAD;
+    seams_claim_caps(HAPI_CAP_F16);
+    REQUIRE(!hapi_loader_open(&l, &o, &e));
+    CHECK(!strcmp(hapi_loader_dtype_here(l), "none"));
+    REQUIRE(!hapi_loader_epoch(l, 0, &e));
+    rc = hapi_loader_next(l, &v, &e);
+    CHECKF(rc == HAPI_EUNSUPPORTED && strstr(e.text, "does not compute in f16"), "%d %s", rc, e.text);
+    hapi_loader_close(l);
+    seams_claim_caps(0);
+}
+
+/* All is computed here, where no GPU is, either: f32 holds what f16 would. */
+static void f16_of_raw_objects__is_f32_here(void)
+{
+    struct hapi_loader_options o = pair_options(pair);
+    struct hapi_error e = {0};
+    struct hapi_loader *l;
+
+    o.freeze = PAIR_POOL;
+    o.policy = "none";
+    memset(whole, 0, sizeof whole);
+    memset(again, 0, sizeof again);
+    CHECK(!epoch(&o, whole, false));
+    o.dtype = "f16";
+    CHECK(!epoch(&o, again, false) && !memcmp(whole, again, sizeof whole));
+    REQUIRE(!hapi_loader_open(&l, &o, &e));
+    CHECK(!strcmp(hapi_loader_dtype_here(l), "f32"));
+    hapi_loader_close(l);
+}
+
 int main(void)
 {
     pair = pair_open("onednn");
@@ -138,6 +203,9 @@ int main(void)
     CASE(a_bit_turns_over__raw_objects__found_before_decoding);
     CASE(the_node_offers_none__asked_for__unsupported_by_name);
     CASE(the_node_cannot_int8__asked_for__unsupported_by_name);
+    CASE(the_node_cannot_f16__asked_for__unsupported_by_name);
+    CASE(the_node_cannot_f16__asked_all_the_same__refuses);
+    CASE(f16_of_raw_objects__is_f32_here);
     pair_close(pair);
     return check_done();
 }
