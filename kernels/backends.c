@@ -56,6 +56,18 @@ int hapi_backend_ready(const char *name, struct hapi_err *err)
     return ops->ready ? ops->ready(err) : HAPI_OK;
 }
 
+int hapi_backend_tune(const char *name, void (*untuned)(const struct hapi_err *why), struct hapi_err *err)
+{
+    const struct hapi_backend_ops *ops = hapi_backend_find(name);
+
+    if (!ops)
+        return hapi_backend_none(name, err);
+    if (!ops->tune)
+        return hapi_err_set(err, HAPI_EUNSUPPORTED, 0, "back end %s has no engines to choose from: a GPU has",
+                            name);
+    return ops->tune(untuned, err);
+}
+
 int hapi_backend_pin(const char *name, void *p, size_t bytes, struct hapi_err *err)
 {
     const struct hapi_backend_ops *ops = hapi_backend_find(name);

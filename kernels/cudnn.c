@@ -10,6 +10,7 @@
 
 #include "cudnn_backend.h"
 #include "cudnn_descriptor.h"
+#include "cudnn_tune.h"
 #include "gpu_memory.h"
 
 static int fail(const struct hapi_cudnn *b, CUresult r, const char *what, struct hapi_err *err)
@@ -282,6 +283,7 @@ const struct hapi_backend_ops hapi_backend_cudnn = {
     .free = cudnn_free,
     .weights_free = hapi_cudnn_weights_free,
     .numeric_class = hapi_cudnn_class,
+    .tune = hapi_cudnn_tune,
     .ready = hapi_cudnn_ready,
     .pin = hapi_cudnn_pin,
     .unpin = hapi_cudnn_unpin,

@@ -40,7 +40,24 @@ static inline uint64_t hapi_gpu_round_up(uint64_t n)
     return (n + HAPI_GPU_ALIGN - 1) / HAPI_GPU_ALIGN * HAPI_GPU_ALIGN;
 }
 
+static inline void *hapi_gpu_pointer(CUdeviceptr p)
+{
+    return (void *)(uintptr_t)p; // NOLINT(performance-no-int-to-ptr)
+}
+
 /* ---- cudnn_launch.c. The device's context is current. */
+
+/* Where the tensors of an operation graph are, and its workspace. */
+struct hapi_cudnn_places {
+    int64_t uids[HAPI_CUDNN_TENSORS];
+    void *pointers[HAPI_CUDNN_TENSORS];
+    int64_t n;
+    void *workspace;
+};
+/* What a plan of g is run with. `at` has the tensors in the device's memory; those by value are added. After
+ * an error *out may be there. */
+int hapi_cudnn_pack_new(cudnnBackendDescriptor_t *out, const struct hapi_cudnn_lib *lib,
+                        const struct hapi_cudnn_graph *g, struct hapi_cudnn_places *at, struct hapi_err *err);
 
 /* Fills b->launches, once memory and weights are there. */
 int hapi_cudnn_launches_make(struct hapi_cudnn *b, struct hapi_err *err);

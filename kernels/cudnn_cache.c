@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -27,7 +28,7 @@ bool hapi_cudnn_cache_folder(char *buf, size_t size)
 }
 
 static bool path_of(char *buf, const char *folder, const struct hapi_cudnn_device *d,
-                    const uint8_t *graph_key)
+                    const uint8_t *graph_key, bool tuned)
 {
     uint8_t both[64], key[32];
     char name[65];
@@ -37,7 +38,7 @@ static bool path_of(char *buf, const char *folder, const struct hapi_cudnn_devic
     hapi_sha256(key, both, sizeof both);
     for (int i = 0; i < 32; i++)
         snprintf(name + (ptrdiff_t)2 * i, 3, "%02x", key[i]);
-    return snprintf(buf, PATH_BYTES, "%s/%s.json", folder, name) < PATH_BYTES;
+    return snprintf(buf, PATH_BYTES, "%s/%s%s.json", folder, name, tuned ? ".tuned" : "") < PATH_BYTES;
 }
 
 /* The file's text, terminated; NULL when it is not a small file of our own. */
@@ -61,17 +62,19 @@ static char *text_read(const char *path)
 }
 
 struct hapi_cudnn_plan *hapi_cudnn_cache_get(const char *folder, const struct hapi_cudnn_device *d,
-                                             const uint8_t *graph_key)
+                                             const uint8_t *graph_key, bool tuned)
 {
     struct hapi_cudnn_plan *p = NULL;
     char path[PATH_BYTES], *text;
 
-    if (!path_of(path, folder, d, graph_key))
+    if (!path_of(path, folder, d, graph_key, tuned))
         return NULL;
     text = text_read(path);
     if (text && hapi_cudnn_plan_from_text(&p, d, text, NULL))
         p = NULL; /* of another driver, or damaged: it is made anew and kept in its place */
     free(text);
+    if (!p && tuned && !unlink(path)) /* the choice is lost, and the next may be another */
+        hapi_cudnn_cache_disown(folder);
     return p;
 }
 
@@ -92,8 +95,8 @@ static void folders_make(const char *folder)
 }
 
 /* Whole or not at all: readers may be other processes. A name of its own: in a container every process may
- * have the number of one that died here. */
-static void text_write(const char *path, const char *text)
+ * have the number of one that died here. first: not where there is one. */
+static bool text_write(const char *path, const char *text, bool first)
 {
     char part[PATH_BYTES + 32];
     size_t n = strlen(text);
@@ -102,20 +105,70 @@ static void text_write(const char *path, const char *text)
     snprintf(part, sizeof part, "%s.XXXXXX", path);
     fd = mkostemp(part, O_CLOEXEC);
     if (fd < 0)
-        return;
+        return false;
     bool good = write(fd, text, n) == (ssize_t)n;
-    if (close(fd) || !good || rename(part, path))
+    good = !close(fd) && good && !(first ? link(part, path) : rename(part, path));
+    if (first || !good)
         (void)unlink(part);
+    return good;
 }
 
-void hapi_cudnn_cache_put(const char *folder, const struct hapi_cudnn_device *d, const uint8_t *graph_key,
-                          const struct hapi_cudnn_plan *p)
+bool hapi_cudnn_cache_put(const char *folder, const struct hapi_cudnn_device *d, const uint8_t *graph_key,
+                          bool tuned, const struct hapi_cudnn_plan *p)
 {
     char path[PATH_BYTES], *text = NULL;
 
-    if (!path_of(path, folder, d, graph_key) || hapi_cudnn_plan_text(p, &text, NULL))
-        return;
+    if (!path_of(path, folder, d, graph_key, tuned) || hapi_cudnn_plan_text(p, &text, NULL))
+        return false;
     folders_make(folder);
-    text_write(path, text);
+    bool kept = text_write(path, text, tuned);
     free(text);
+    return kept;
+}
+
+/* ------------------------------------------------------------------ whose choices tuned plans are */
+
+static bool owner_path(char *buf, const char *folder)
+{
+    return snprintf(buf, PATH_BYTES, "%s/tuned-by", folder) < PATH_BYTES;
+}
+
+static bool owner_read(const char *path, uint8_t *owner)
+{
+    char *text = text_read(path);
+    bool good = text && strlen(text) == 2 * HAPI_CUDNN_OWNER;
+    uint8_t bytes[HAPI_CUDNN_OWNER];
+
+    for (size_t i = 0; good && i < sizeof bytes; i++)
+        good = sscanf(text + 2 * i, "%2hhx", &bytes[i]) == 1; // NOLINT(cert-err34-c)
+    if (good)
+        memcpy(owner, bytes, sizeof bytes);
+    free(text);
+    return good;
+}
+
+void hapi_cudnn_cache_owner(const char *folder, uint8_t owner[HAPI_CUDNN_OWNER])
+{
+    char path[PATH_BYTES], text[2 * HAPI_CUDNN_OWNER + 1];
+    bool place = folder && owner_path(path, folder);
+
+    if (place && owner_read(path, owner))
+        return;
+    while (getrandom(owner, HAPI_CUDNN_OWNER, 0) != HAPI_CUDNN_OWNER) /* a signal */
+        continue;
+    if (!place)
+        return;
+    for (int i = 0; i < HAPI_CUDNN_OWNER; i++)
+        snprintf(text + (ptrdiff_t)2 * i, 3, "%02x", owner[i]);
+    folders_make(folder);
+    if (!text_write(path, text, true) && !owner_read(path, owner)) /* another process was first */
+        (void)text_write(path, text, false);                       /* or it was damaged */
+}
+
+void hapi_cudnn_cache_disown(const char *folder)
+{
+    char path[PATH_BYTES];
+
+    if (owner_path(path, folder))
+        (void)unlink(path);
 }

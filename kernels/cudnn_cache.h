@@ -11,11 +11,21 @@
 /* Where plans are kept: $HAPI_CACHE, else $XDG_CACHE_HOME/hapi, else ~/.cache/hapi; with /cudnn. false:
  * nowhere. */
 bool hapi_cudnn_cache_folder(char *buf, size_t size);
-/* The plan of that graph for that device, if one is kept and can be used; NULL else. */
+/* The plan of that graph for that device, if one is kept and can be used; NULL else. tuned: the one that was
+ * fastest when several were tried; what heuristics chose is another, and never taken for it. */
 struct hapi_cudnn_plan *hapi_cudnn_cache_get(const char *folder, const struct hapi_cudnn_device *d,
-                                             const uint8_t *graph_key);
-/* Keeps it; the folder is made (0700) with the first. */
-void hapi_cudnn_cache_put(const char *folder, const struct hapi_cudnn_device *d, const uint8_t *graph_key,
-                          const struct hapi_cudnn_plan *p);
+                                             const uint8_t *graph_key, bool tuned);
+/* Keeps it; the folder is made (0700) with the first. Whether it is there now. Of tuned ones the first is
+ * kept: false where another process was faster, or where nothing can be kept. */
+bool hapi_cudnn_cache_put(const char *folder, const struct hapi_cudnn_device *d, const uint8_t *graph_key,
+                          bool tuned, const struct hapi_cudnn_plan *p);
+
+/* Who made the tuned choices that are kept there: all processes that have this name have the same engines.
+ * Made with the first call (file `tuned-by`), and again once a choice was made that is not there, or was lost
+ * (_disown, and a tuned plan that turns out to be damaged). folder NULL, or one that cannot be written: a
+ * name for this process. */
+enum { HAPI_CUDNN_OWNER = 16 };
+void hapi_cudnn_cache_owner(const char *folder, uint8_t owner[HAPI_CUDNN_OWNER]);
+void hapi_cudnn_cache_disown(const char *folder);
 
 #endif

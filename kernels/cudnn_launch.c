@@ -26,41 +26,43 @@ static CUdeviceptr address(const struct hapi_cudnn *b, const struct hapi_gpu_ope
     }
 }
 
+int hapi_cudnn_pack_new(cudnnBackendDescriptor_t *out, const struct hapi_cudnn_lib *lib,
+                        const struct hapi_cudnn_graph *g, struct hapi_cudnn_places *at, struct hapi_err *err)
+{
+    cudnnStatus_t s;
+
+    for (int i = 0; i < g->n_tensors; i++)
+        if (g->tensors[i].by_value) {
+            at->uids[at->n] = g->tensors[i].uid;
+            at->pointers[at->n++] =
+                (void *)(uintptr_t)&g->tensors[i].value; /* the host's; cuDNN reads it at once */
+        }
+    s = lib->BackendCreateDescriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, out);
+    if (!s)
+        s = lib->BackendSetAttribute(*out, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, at->n,
+                                     at->uids);
+    if (!s)
+        s = lib->BackendSetAttribute(*out, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, at->n,
+                                     at->pointers);
+    if (!s)
+        s = lib->BackendSetAttribute(*out, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1,
+                                     &at->workspace);
+    if (!s)
+        s = lib->BackendFinalize(*out);
+    return s ? hapi_cudnn_fail(lib, s, g->name, err) : HAPI_OK;
+}
+
 static int graph_prepare(struct hapi_cudnn *b, const struct hapi_gpu_launch *l, struct hapi_cudnn_launch *out,
                          struct hapi_err *err)
 {
-    const struct hapi_cudnn_lib *lib = b->device->cudnn;
-    int64_t uids[HAPI_CUDNN_TENSORS];
-    void *pointers[HAPI_CUDNN_TENSORS];
-    void *workspace =
-        (void *)(uintptr_t)(b->memory +
-                            hapi_gpu_round_up(b->program->arena_bytes)); // NOLINT(performance-no-int-to-ptr)
-    int64_t n = 0;
-    cudnnStatus_t s;
+    struct hapi_cudnn_places at = {
+        .workspace = hapi_gpu_pointer(b->memory + hapi_gpu_round_up(b->program->arena_bytes))};
 
     for (int i = 0; i < l->n_operands; i++) {
-        uids[n] = l->operands[i].uid;
-        pointers[n++] = (void *)(uintptr_t)address(b, &l->operands[i]); // NOLINT(performance-no-int-to-ptr)
+        at.uids[at.n] = l->operands[i].uid;
+        at.pointers[at.n++] = hapi_gpu_pointer(address(b, &l->operands[i]));
     }
-    for (int i = 0; i < l->graph->n_tensors; i++)
-        if (l->graph->tensors[i].by_value) {
-            uids[n] = l->graph->tensors[i].uid;
-            pointers[n++] =
-                (void *)(uintptr_t)&l->graph->tensors[i].value; /* the host's; cuDNN reads it at once */
-        }
-    s = lib->BackendCreateDescriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &out->pack);
-    if (!s)
-        s = lib->BackendSetAttribute(out->pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, n,
-                                     uids);
-    if (!s)
-        s = lib->BackendSetAttribute(out->pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, n,
-                                     pointers);
-    if (!s)
-        s = lib->BackendSetAttribute(out->pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1,
-                                     &workspace);
-    if (!s)
-        s = lib->BackendFinalize(out->pack);
-    return s ? hapi_cudnn_fail(lib, s, l->graph->name, err) : HAPI_OK;
+    return hapi_cudnn_pack_new(&out->pack, b->device->cudnn, l->graph, &at, err);
 }
 
 static int64_t elements(const struct hapi_gpu_loop *l)

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "cudnn_backend.h"
+#include "cudnn_tune.h"
 #include "gpu_memory.h"
 
 enum { DIRECT_ALIGN = 2 << 20 }; /* of device memory that is mapped: the driver's pages */
@@ -14,6 +15,8 @@ const char *hapi_cudnn_class(void)
     static char text[96];
     struct hapi_cuda_device *d;
 
+    if (hapi_cudnn_tuned_class())
+        return hapi_cudnn_tuned_class();
     pthread_mutex_lock(&lock);
     if (!*text && !hapi_cuda_device_get(&d, NULL)) { /* opening takes long: once, unless it failed */
         size_t v = d->cudnn->GetVersion();

@@ -130,28 +130,21 @@ static cudnnStatus_t plan_finalize(struct hapi_cudnn_plan *p, const struct hapi_
                                    cudnnBackendDescriptor_t config)
 {
     const struct hapi_cudnn_lib *lib = d->lib;
-    cudnnBackendDescriptor_t plan = NULL;
     int64_t workspace = 0, one;
-    cudnnStatus_t s = lib->BackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan);
+    cudnnStatus_t s = lib->BackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &p->plan);
 
     if (!s)
-        s = lib->BackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
+        s = lib->BackendSetAttribute(p->plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
                                      CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config);
     if (!s)
-        s = plan_for(d, plan);
+        s = plan_for(d, p->plan);
     if (!s)
-        s = lib->BackendFinalize(plan);
+        s = lib->BackendFinalize(p->plan);
     if (!s)
-        s = lib->BackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1,
+        s = lib->BackendGetAttribute(p->plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1,
                                      &one, &workspace);
-    if (s) {
-        if (plan)
-            (void)lib->BackendDestroyDescriptor(plan);
-        return s;
-    }
-    p->plan = plan;
     p->info.workspace = (uint64_t)workspace;
-    return CUDNN_STATUS_SUCCESS;
+    return s;
 }
 
 int hapi_cudnn_plan_text(const struct hapi_cudnn_plan *p, char **text, struct hapi_err *err)
@@ -219,29 +212,57 @@ static cudnnStatus_t refusal_of(cudnnStatus_t s)
     return engine ? CUDNN_STATUS_NOT_SUPPORTED : s;
 }
 
-/* The first engine of the list that may be taken and finalizes. Returns what refused: of several the gravest.
- */
-static cudnnStatus_t engines_try(struct hapi_cudnn_plan *p, const struct hapi_cudnn_device *d,
-                                 const struct engines *e)
+/* Plans, the first first. */
+struct found {
+    struct hapi_cudnn_plan **list;
+    int n, most, tried; /* tried: engines refused so far */
+    bool no_memory;
+};
+
+/* A plan by this engine, appended; otherwise what refused it. */
+static cudnnStatus_t engine_try(struct found *f, const struct hapi_cudnn_device *d,
+                                cudnnBackendDescriptor_t config, const struct engine *engine)
+{
+    struct hapi_cudnn_plan *p = calloc(1, sizeof *p);
+    cudnnStatus_t s;
+
+    if (!p) {
+        f->no_memory = true;
+        return CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED;
+    }
+    p->lib = d->lib;
+    s = refusal_of(plan_finalize(p, d, config));
+    if (s) {
+        hapi_cudnn_plan_free(p);
+        return s;
+    }
+    memcpy(p->engine, engine->text, sizeof p->engine);
+    p->info.compiled = engine->compiled;
+    p->info.tried = f->tried;
+    f->list[f->n++] = p;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+/* The first engines of the list that may be taken and finalize. Returns what refused when there is none: of
+ * several the gravest. */
+static cudnnStatus_t engines_try(struct found *f, const struct hapi_cudnn_device *d, const struct engines *e)
 {
     cudnnStatus_t worst = CUDNN_STATUS_NOT_SUPPORTED;
 
-    for (int64_t i = 0; i < e->n; i++) {
+    for (int64_t i = 0; i < e->n && f->n < f->most; i++) {
         struct engine engine;
         cudnnStatus_t s = engine_read(d->lib, e->list[i], &engine);
         if (s)
             return s;
-        if (engine.deterministic && engine.wide)
-            s = refusal_of(plan_finalize(p, d, e->list[i]));
-        if (p->plan) {
-            memcpy(p->engine, engine.text, sizeof p->engine);
-            p->info.compiled = engine.compiled;
-            return CUDNN_STATUS_SUCCESS;
+        if (engine.deterministic && engine.wide) {
+            s = engine_try(f, d, e->list[i], &engine);
+            if (!s)
+                continue;
         }
-        p->info.tried++;
+        f->tried++;
         worst = s > worst ? s : worst;
     }
-    return worst;
+    return f->n ? CUDNN_STATUS_SUCCESS : worst;
 }
 
 static int refused(const struct hapi_cudnn_device *d, const struct hapi_cudnn_graph *g, cudnnStatus_t s,
@@ -268,42 +289,43 @@ static int version_check(const struct hapi_cudnn_device *d, const struct hapi_cu
     return HAPI_OK;
 }
 
-int hapi_cudnn_plan_new(struct hapi_cudnn_plan **out, const struct hapi_cudnn_device *d,
-                        const struct hapi_cudnn_graph *g, struct hapi_err *err)
+int hapi_cudnn_plan_list(struct hapi_cudnn_plan **list, int most, int *n, const struct hapi_cudnn_device *d,
+                         const struct hapi_cudnn_graph *g, struct hapi_err *err)
 {
     static const cudnnBackendHeurMode_t modes[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK};
     struct hapi_cudnn_builder b = {.lib = d->lib, .handle = d->handle};
-    struct hapi_cudnn_plan *p;
+    struct found f = {.list = list, .most = most};
     cudnnBackendDescriptor_t graph;
-    cudnnStatus_t s = CUDNN_STATUS_SUCCESS;
+    cudnnStatus_t s;
     int rc = hapi_cudnn_graph_check(g, err);
 
     if (!rc)
         rc = version_check(d, g, err);
     if (rc)
         return rc;
-    p = calloc(1, sizeof *p);
-    if (!p)
-        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for an execution plan");
-    p->lib = d->lib;
     graph = hapi_cudnn_describe(&b, g);
     s = b.status;
-    for (size_t i = 0; i < sizeof modes / sizeof *modes && graph && !p->plan; i++) {
+    for (size_t i = 0; i < sizeof modes / sizeof *modes && graph && !f.n; i++) {
         struct engines e = {.n = 0};
         s = engines_ask(d, graph, modes[i], &e);
         if (!s)
-            s = engines_try(p, d, &e);
+            s = engines_try(&f, d, &e);
         engines_fini(d->lib, &e);
     }
-    if (!p->plan) {
-        rc = refused(d, g, s, p->info.tried, err);
-        hapi_cudnn_plan_free(p);
-        p = NULL;
-    }
+    if (!f.n)
+        rc = f.no_memory ? hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for an execution plan")
+                         : refused(d, g, s, f.tried, err);
     hapi_cudnn_builder_fini(&b);
-    if (p)
-        *out = p;
+    *n = f.n;
     return rc;
+}
+
+int hapi_cudnn_plan_new(struct hapi_cudnn_plan **out, const struct hapi_cudnn_device *d,
+                        const struct hapi_cudnn_graph *g, struct hapi_err *err)
+{
+    int n;
+
+    return hapi_cudnn_plan_list(out, 1, &n, d, g, err);
 }
 
 void hapi_cudnn_plan_free(struct hapi_cudnn_plan *p)

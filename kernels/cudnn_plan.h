@@ -50,6 +50,11 @@ struct hapi_cudnn_plan_info {
  * cuDNN's reason when no engine takes it; HAPI_ENOMEM. */
 int hapi_cudnn_plan_new(struct hapi_cudnn_plan **out, const struct hapi_cudnn_device *d,
                         const struct hapi_cudnn_graph *g, struct hapi_err *err);
+/* What hapi_cudnn_plan_new() chooses from: plans by all engines that may be taken of the list that has one,
+ * at most `most`, in the order of the list. list[0] is what that gives. *n: how many, 1 or more; the caller
+ * frees each. Errors: likewise. */
+int hapi_cudnn_plan_list(struct hapi_cudnn_plan **list, int most, int *n, const struct hapi_cudnn_device *d,
+                         const struct hapi_cudnn_graph *g, struct hapi_err *err);
 /* The plan as text (malloc'd, terminated, the caller frees), and a plan from such text in a millisecond. It
  * is for one version of cuDNN, driver and device: HAPI_ESTALE when they are not these, or when it is no such
  * text. */

@@ -17,12 +17,13 @@ struct made {
     char *refusal;
     int64_t build_ns;
     int uses;
-    bool kept;
+    bool kept, tuned;
 };
 
 struct hapi_cudnn_plans {
     const struct hapi_cudnn_device *device;
     char *folder;
+    struct hapi_cudnn_tuner tuner; /* fastest NULL: none */
     struct made **list;
     size_t n, room;
 };
@@ -58,10 +59,17 @@ void hapi_cudnn_plans_free(struct hapi_cudnn_plans *p)
     free(p);
 }
 
+void hapi_cudnn_plans_tune(struct hapi_cudnn_plans *p, const struct hapi_cudnn_tuner *t)
+{
+    p->tuner = t ? *t : (struct hapi_cudnn_tuner){.fastest = NULL};
+}
+
 static struct made *made_find(const struct hapi_cudnn_plans *p, const uint8_t *key, int *at)
 {
+    bool tuned = p->tuner.fastest != NULL;
+
     for (size_t i = 0; i < p->n; i++)
-        if (!memcmp(p->list[i]->key, key, HAPI_CUDNN_KEY)) {
+        if (p->list[i]->tuned == tuned && !memcmp(p->list[i]->key, key, HAPI_CUDNN_KEY)) {
             *at = (int)i;
             return p->list[i];
         }
@@ -89,9 +97,68 @@ static struct made *made_add(struct hapi_cudnn_plans *p, const struct hapi_cudnn
     m->graph = *g;
     snprintf(m->name, sizeof m->name, "%s", g->name);
     m->graph.name = m->name;
+    m->tuned = p->tuner.fastest != NULL;
     *at = (int)p->n;
     p->list[p->n++] = m;
     return m;
+}
+
+/* What was chosen has to be what this folder's other users have, and will have. */
+static void tuned_keep(const struct hapi_cudnn_plans *p, struct made *m)
+{
+    struct hapi_cudnn_plan *other;
+
+    if (!p->folder || hapi_cudnn_cache_put(p->folder, p->device, m->key, true, m->plan))
+        return;
+    other = hapi_cudnn_cache_get(p->folder, p->device, m->key, true); /* another process was first */
+    if (other) {
+        hapi_cudnn_plan_free(m->plan);
+        m->plan = other;
+    } else {
+        hapi_cudnn_cache_disown(p->folder);
+    }
+}
+
+static int tuned_new(const struct hapi_cudnn_plans *p, struct made *m, struct hapi_err *err)
+{
+    struct hapi_cudnn_plan *list[HAPI_CUDNN_CANDIDATES];
+    int n = 0, best = 0;
+    int rc = hapi_cudnn_plan_list(list, HAPI_CUDNN_CANDIDATES, &n, p->device, &m->graph, err);
+
+    if (!rc && n > 1)
+        rc = p->tuner.fastest(p->tuner.arg, &m->graph, list, n, &best, err);
+    bool untuned = n && rc == HAPI_ENOMEM;
+    if (untuned) {
+        p->tuner.untuned(p->tuner.arg, err);
+        if (p->folder)
+            hapi_cudnn_cache_disown(p->folder);
+        best = 0;
+        rc = HAPI_OK;
+    }
+    if (!rc)
+        m->plan = list[best];
+    for (int i = 0; i < n; i++)
+        if (list[i] != m->plan)
+            hapi_cudnn_plan_free(list[i]);
+    if (!rc && !untuned)
+        tuned_keep(p, m);
+    return rc;
+}
+
+/* m's plan, from the folder or new. Errors: as hapi_cudnn_plan_new(). */
+static int made_fill(const struct hapi_cudnn_plans *p, struct made *m, struct hapi_err *err)
+{
+    int64_t start = hapi_clock_ns();
+    int rc = HAPI_OK;
+
+    m->plan = p->folder ? hapi_cudnn_cache_get(p->folder, p->device, m->key, m->tuned) : NULL;
+    m->kept = m->plan != NULL;
+    if (!m->plan)
+        rc = m->tuned ? tuned_new(p, m, err) : hapi_cudnn_plan_new(&m->plan, p->device, &m->graph, err);
+    m->build_ns = hapi_clock_ns() - start;
+    if (m->plan && !m->kept && !m->tuned && p->folder)
+        (void)hapi_cudnn_cache_put(p->folder, p->device, m->key, false, m->plan);
+    return rc;
 }
 
 int hapi_cudnn_plans_make(void *plans, const struct hapi_cudnn_graph *g, int *plan, uint64_t *workspace,
@@ -107,17 +174,10 @@ int hapi_cudnn_plans_make(void *plans, const struct hapi_cudnn_graph *g, int *pl
     struct made *m = made_find(p, key, plan);
     if (!m) {
         struct hapi_err why = {0};
-        int64_t start = hapi_clock_ns();
         m = made_add(p, g, key, plan);
         if (!m)
             return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for execution plans");
-        m->plan = p->folder ? hapi_cudnn_cache_get(p->folder, p->device, key) : NULL;
-        m->kept = m->plan != NULL;
-        if (!m->plan)
-            rc = hapi_cudnn_plan_new(&m->plan, p->device, g, &why);
-        m->build_ns = hapi_clock_ns() - start;
-        if (m->plan && !m->kept && p->folder)
-            hapi_cudnn_cache_put(p->folder, p->device, key, m->plan);
+        rc = made_fill(p, m, &why);
         if (rc && rc != HAPI_EUNSUPPORTED) { /* no word on engines: asked again, it may be taken */
             p->n--;
             free(m);
@@ -142,5 +202,5 @@ struct hapi_cudnn_made hapi_cudnn_plans_get(const struct hapi_cudnn_plans *p, si
 {
     const struct made *m = p->list[i];
 
-    return (struct hapi_cudnn_made){m->plan, &m->graph, m->refusal, m->build_ns, m->kept, m->uses};
+    return (struct hapi_cudnn_made){m->plan, &m->graph, m->refusal, m->build_ns, m->kept, m->tuned, m->uses};
 }

@@ -45,6 +45,11 @@
     X(StreamCreate, "cuStreamCreate", (CUstream * s, unsigned flags))                                        \
     X(StreamDestroy, "cuStreamDestroy_v2", (CUstream s))                                                     \
     X(StreamSynchronize, "cuStreamSynchronize", (CUstream s))                                                \
+    X(EventCreate, "cuEventCreate", (CUevent * e, unsigned flags))                                           \
+    X(EventRecord, "cuEventRecord", (CUevent e, CUstream s))                                                 \
+    X(EventElapsedTime, "cuEventElapsedTime", (float *ms, CUevent from, CUevent to))                         \
+    X(EventDestroy, "cuEventDestroy_v2", (CUevent e))                                                        \
+    X(MemsetD8Async, "cuMemsetD8Async", (CUdeviceptr p, unsigned char value, size_t bytes, CUstream s))      \
     X(StreamAddCallback, "cuStreamAddCallback", (CUstream s, CUstreamCallback f, void *arg, unsigned flags)) \
     X(StreamBeginCapture, "cuStreamBeginCapture_v2", (CUstream s, CUstreamCaptureMode mode))                 \
     X(StreamEndCapture, "cuStreamEndCapture", (CUstream s, CUgraph * g))                                     \

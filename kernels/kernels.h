@@ -319,6 +319,14 @@ int hapi_backend_device_memory(const char *name, size_t bytes, struct hapi_devic
                                struct hapi_err *err);
 /* After the NIC has forgotten it. */
 void hapi_backend_device_memory_free(const char *name, struct hapi_device_memory *m);
+/* From now on plans run with the engines that are the fastest of those that the device's library proposes,
+ * tried out when a plan is made, which then takes several times as long; what was found is kept on disk.
+ * Engines round differently: hapi_numeric_class() says from now on that they are tuned, and whose choice they
+ * are. Not while plans are made. untuned(): comes at most once, from the thread that makes a plan, when there
+ * is no memory to try engines with, and they are as if not tuned. untuned NULL: no longer; before the process
+ * ends. Errors: HAPI_EINVAL (no such back end), HAPI_EUNSUPPORTED (nothing to choose from), those of _ready.
+ */
+int hapi_backend_tune(const char *name, void (*untuned)(const struct hapi_err *why), struct hapi_err *err);
 /* Whether it can run here: HAPI_EINVAL (there is none of this name), HAPI_EUNSUPPORTED with the reason. */
 int hapi_backend_ready(const char *name, struct hapi_err *err);
 /* Whether the back end computes in dtype here, in hardware. */

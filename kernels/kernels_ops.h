@@ -45,6 +45,8 @@ struct hapi_backend_ops {
     const char *(*numeric_class)(void); /* NULL: not ready */
     /* Optional: whether it can run here. HAPI_EUNSUPPORTED with the reason. */
     int (*ready)(struct hapi_err *err);
+    /* Optional: as hapi_backend_tune(). */
+    int (*tune)(void (*untuned)(const struct hapi_err *why), struct hapi_err *err);
     /* Optional: as hapi_backend_pin(), _unpin(), _reserve(), _release() and _usage(). */
     int (*pin)(void *p, size_t bytes, struct hapi_err *err);
     void (*unpin)(void *p);

@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FAKE_CUDA_FILL = 0x3c }; /* each byte of new device memory; as f32 0.0115 */
+enum { FAKE_CUDA_FILL = 0x3c }; /* each byte of new device memory (the first 8 MiB); as f32 0.0115 */
 
 struct fake_cuda_report {
     long calls;    /* so far, those that can fail */
@@ -35,6 +35,11 @@ struct fake_cuda_report fake_cuda_report(void);
  * made. */
 void fake_cudnn_slow(int ms);
 int fake_cudnn_making(void);
+/* How long each engine takes, in microseconds of the device's clock, in the order in which heuristics propose
+ * them; n at most 8, 0: one, in no time. A negative time: this one cannot be run. The environment can say it,
+ * too: FAKE_CUDNN_US=30,10,20. And how often plans of an engine have been run, or captured in a graph. */
+void fake_cudnn_engines(int n, const double *us);
+long fake_cudnn_ran(int engine);
 /* As cuDNN 9.10 is: without attention in one op. */
 void fake_cudnn_old(int old);
 /* Graphs take longer than the launches that they stand for. */
@@ -49,6 +54,9 @@ void fake_cuda_wrong(const char *what);
 void fake_cuda_made(int change);
 int fake_cuda_is_device(const void *p, size_t bytes);
 void fake_cuda_enqueued(void *stream);
+/* What was enqueued takes so long on the device; whether a stream has work that was not waited for. */
+void fake_cuda_takes(void *stream, double us);
+int fake_cuda_busy(const void *stream);
 int fake_cuda_current(void);
 
 #endif

@@ -11,7 +11,7 @@
 
 #include "fake_cuda.h"
 
-enum { MAGIC = 0x64656e6e, WORKSPACE = 4096, POINTERS = 64 };
+enum { MAGIC = 0x64656e6e, WORKSPACE = 4096, POINTERS = 64, ENGINES = 8 };
 
 static const cudnnStatus_t FAILED = CUDNN_STATUS_EXECUTION_FAILED;
 
@@ -19,6 +19,7 @@ struct descriptor {
     int magic;
     cudnnBackendDescriptorType_t type;
     bool finalized;
+    int engine; /* of a plan, a configuration, an engine */
     int n_pointers;
     void *pointers[POINTERS], *workspace;
 };
@@ -41,6 +42,36 @@ static const char device[] =
     "\"l2CacheSize\":1}";
 
 static _Atomic int slow, making, old;
+static int n_engines = 1;
+static double times[ENGINES]; /* microseconds */
+static _Atomic long ran[ENGINES];
+
+void fake_cudnn_engines(int n, const double *us)
+{
+    n_engines = n ? n : 1;
+    memset(times, 0, sizeof times);
+    if (n)
+        memcpy(times, us, (size_t)n * sizeof *us);
+}
+
+/* For programs that no test can call into. */
+static void engines_of_environment(void)
+{
+    const char *at = getenv("FAKE_CUDNN_US");
+    double us[ENGINES];
+    char *end;
+    int n = 0;
+
+    for (; at && n < ENGINES; at = *end ? end + 1 : NULL)
+        us[n++] = strtod(at, &end);
+    if (n)
+        fake_cudnn_engines(n, us);
+}
+
+long fake_cudnn_ran(int engine)
+{
+    return ran[engine];
+}
 
 void fake_cudnn_old(int is)
 {
@@ -87,6 +118,7 @@ cudnnStatus_t cudnnCreate(cudnnHandle_t *handle)
         return FAILED;
     if (!fake_cuda_current())
         fake_cuda_wrong("cuDNN without a context");
+    engines_of_environment();
     *handle = calloc(1, sizeof **handle);
     fake_cuda_made(1);
     return *handle ? CUDNN_STATUS_SUCCESS : FAILED;
@@ -178,7 +210,12 @@ cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t d, cudnnBackendA
             const struct descriptor *used = valid(((const cudnnBackendDescriptor_t *)values)[i]);
             if (used && !used->finalized && used->type != CUDNN_BACKEND_ENGINECFG_DESCRIPTOR)
                 fake_cuda_wrong("a descriptor is used before it is finalized");
+            if (used && it && name == CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)
+                it->engine = used->engine;
         }
+    if (it && name == CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION &&
+        (sscanf(values, "{\"engine\": %d}", &it->engine) != 1 || it->engine < 0 || it->engine >= ENGINES))
+        return CUDNN_STATUS_BAD_PARAM;
     if (it && name == CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS) {
         it->n_pointers = n < POINTERS ? (int)n : POINTERS;
         memcpy(it->pointers, values, (size_t)it->n_pointers * sizeof(void *));
@@ -192,24 +229,37 @@ cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t d, cudnnBackendA
                                        cudnnBackendAttributeType_t type, int64_t room, int64_t *n,
                                        void *values)
 {
-    const int64_t number = name == CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE ? WORKSPACE : 0;
+    const struct descriptor *it = valid(d);
+    char text[32];
 
     (void)type;
-    if (valid(d) && fake_cuda_call())
+    if (!it || fake_cuda_call())
         return FAILED;
     *n = 1;
     switch (name) {
-    case CUDNN_ATTR_ENGINEHEUR_RESULTS: /* one engine, in the first descriptor */
+    case CUDNN_ATTR_ENGINEHEUR_RESULTS:
+        *n = n_engines;
+        for (int i = 0; i < n_engines; i++)
+            ((struct descriptor **)values)[i]->engine = i;
+        break;
     case CUDNN_ATTR_ENGINECFG_ENGINE:
+        (*(struct descriptor **)values)->engine = it->engine;
         break;
     case CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION:
         *n = (int64_t)sizeof device;
         if (room >= *n)
             memcpy(values, device, sizeof device);
         break;
+    case CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION:
+        *n = snprintf(text, sizeof text, "{\"engine\": %d}", it->engine) + 1;
+        if (room >= *n)
+            memcpy(values, text, (size_t)*n);
+        break;
     case CUDNN_ATTR_ENGINE_GLOBAL_INDEX:
+        *(int64_t *)values = it->engine;
+        break;
     case CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE:
-        memcpy(values, &number, sizeof number);
+        *(int64_t *)values = WORKSPACE;
         break;
     default: /* notes, knobs: none */
         *n = 0;
@@ -236,8 +286,10 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t
         fake_cuda_wrong("a plan on memory that is not the device's");
     if (!fake_cuda_is_device(v->workspace, WORKSPACE))
         fake_cuda_wrong("a plan without its workspace");
-    if (fake_cuda_call())
+    if (fake_cuda_call() || times[p->engine] < 0)
         return FAILED;
     fake_cuda_enqueued(handle->stream);
+    fake_cuda_takes(handle->stream, times[p->engine]);
+    ran[p->engine]++;
     return CUDNN_STATUS_SUCCESS;
 }

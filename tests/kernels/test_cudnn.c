@@ -227,6 +227,120 @@ static void cache__that_cannot_be_written__costs_time_only(void)
     hapi_cudnn_device_free(h);
 }
 
+/* ------------------------------------------------------------------ tuned plans */
+
+/* Takes the plan of that number for the fastest; runs `meanwhile` first. */
+struct choice {
+    int number, asked, candidates;
+    void (*meanwhile)(const char *folder);
+    const char *folder;
+};
+
+static int choose(void *arg, const struct hapi_cudnn_graph *g, struct hapi_cudnn_plan *const *plans, int n,
+                  int *best, struct hapi_err *e)
+{
+    struct choice *c = arg;
+    struct hapi_cudnn_plan_info first = hapi_cudnn_plan_info_get(plans[0]);
+
+    (void)e;
+    CHECK(n > 1 && n <= HAPI_CUDNN_CANDIDATES && !strcmp(g->name, "/conv/Conv"));
+    for (int i = 1; i < n; i++)
+        CHECK(strcmp(hapi_cudnn_plan_info_get(plans[i]).engine, first.engine) != 0);
+    c->asked++;
+    c->candidates = n;
+    if (c->meanwhile)
+        c->meanwhile(c->folder);
+    *best = c->number < n ? c->number : n - 1;
+    return HAPI_OK;
+}
+
+static void nobody(void *arg, const struct hapi_err *e)
+{
+    (void)arg;
+    CHECKF(0, "untuned: %s", e->text);
+}
+
+/* The plan of g, tuned, as text (the caller frees). *kept: it came from the folder. */
+static char *tuned_with(const struct hapi_cudnn_graph *g, const char *folder, struct choice *c, bool *kept)
+{
+    struct hapi_cudnn_device *d = device("h100");
+    struct hapi_cudnn_plans *plans;
+    uint64_t workspace = 0;
+    char *text = NULL;
+    int plan = -1;
+
+    REQUIRE(!hapi_cudnn_plans_new(&plans, d, folder, &err));
+    hapi_cudnn_plans_tune(plans, &(struct hapi_cudnn_tuner){choose, nobody, c});
+    CHECKF(!hapi_cudnn_plans_make(plans, g, &plan, &workspace, &err), "%s", err.text);
+    struct hapi_cudnn_made m = hapi_cudnn_plans_get(plans, (size_t)plan);
+    *kept = m.kept;
+    REQUIRE(m.plan && m.tuned && !hapi_cudnn_plan_text(m.plan, &text, &err));
+    hapi_cudnn_plans_free(plans);
+    hapi_cudnn_device_free(d);
+    return text;
+}
+
+static void tuned__are_not_taken_for_others(void)
+{
+    char top[] = "/tmp/hapi-test-XXXXXX";
+    struct hapi_cudnn_device *h = device("h100");
+    struct hapi_cudnn_graph g = conv(HAPI_F16, 64);
+    struct choice second = {.number = 1}, first = {.number = 0};
+    struct hapi_cudnn_plan *p;
+    bool kept;
+
+    REQUIRE(mkdtemp(top));
+    CHECK(!made_with(h, &g, top));
+    char *a = tuned_with(&g, top, &second, &kept);
+    CHECK(!kept && second.asked == 1 && second.candidates > 1);
+    char *b = tuned_with(&g, top, &first, &kept);
+    CHECK(kept && !first.asked && !strcmp(a, b));
+    CHECK(made_with(h, &g, top));
+    shell("test $(ls %s/*.json | wc -l) = 2", top);
+    /* The heuristics' own choice is the first candidate, and was not what was kept. */
+    char *c = NULL;
+    REQUIRE(!hapi_cudnn_plan_new(&p, h, &g, &err) && !hapi_cudnn_plan_text(p, &c, &err));
+    CHECK(strcmp(a, c) != 0);
+    hapi_cudnn_plan_free(p);
+    shell("rm %s/*.tuned.json", top);
+    CHECK(made_with(h, &g, top));
+    free(b);
+    b = tuned_with(&g, top, &first, &kept);
+    CHECK(!kept && first.asked == 1 && !strcmp(b, c));
+    shell("rm -r %s", top);
+    free(c);
+    free(b);
+    free(a);
+    hapi_cudnn_device_free(h);
+}
+
+static char *of_the_other;
+
+static void the_other_is_faster(const char *folder)
+{
+    struct hapi_cudnn_graph g = conv(HAPI_F16, 64);
+    bool kept;
+
+    of_the_other = tuned_with(&g, folder, &(struct choice){.number = 1}, &kept);
+}
+
+/* Two processes that tune at once, and say that they have the same engines. */
+static void tuned__by_two_at_once__are_the_same(void)
+{
+    char top[] = "/tmp/hapi-test-XXXXXX";
+    struct hapi_cudnn_graph g = conv(HAPI_F16, 64);
+    struct choice first = {.number = 0, .meanwhile = the_other_is_faster, .folder = top};
+    bool kept;
+
+    REQUIRE(mkdtemp(top));
+    char *mine = tuned_with(&g, top, &first, &kept);
+    REQUIRE(of_the_other);
+    CHECK(first.asked == 1 && !strcmp(mine, of_the_other));
+    shell("rm -r %s", top);
+    free(of_the_other);
+    free(mine);
+}
+
 int main(void)
 {
     const struct hapi_cudnn_lib *lib;
@@ -242,6 +356,8 @@ int main(void)
     CASE(plans__that_no_engine_takes__are_refused_and_remembered);
     CASE(cache__of_the_same_device__is_used);
     CASE(cache__that_cannot_be_written__costs_time_only);
+    CASE(tuned__are_not_taken_for_others);
+    CASE(tuned__by_two_at_once__are_the_same);
     return check_done();
 }
 
