@@ -351,14 +351,17 @@ static void control_open(struct hapi_control *c, const struct hapi_hello *peer)
     struct loader_node *n = node_of(c);
     struct hapi_loader *l = n->l;
     struct hapi_msg_text m = {.id = HAPI_MSG_LS};
-    char class[sizeof l->numeric_class], why[256];
+    char class[sizeof l->numeric_class], why[384];
     uint8_t buf[64];
 
     snprintf(class, sizeof class, "%.*s", (int)peer->numeric_class.n, peer->numeric_class.s);
     if (l->pushdown && l->numeric_class[0] && strcmp(class, l->numeric_class)) {
         snprintf(why, sizeof why,
-                 "its numeric class is %s, the job's is %s: features would differ in the last bits", class,
-                 l->numeric_class);
+                 "its numeric class is %s, the job's is %s: features would differ in the last bits%s", class,
+                 l->numeric_class,
+                 strstr(class, "/tuned-") && strstr(l->numeric_class, "/tuned-")
+                     ? " (nodes with --autotune agree where they share HAPI_CACHE)"
+                     : "");
         node_break(n, HAPI_EINVAL, why);
         return;
     }

@@ -31,6 +31,8 @@
     X(read_area, SIZE, "4M", "BYTES", "encoded images of one micro-batch")                                   \
     X(send_area, SIZE, "8M", "BYTES", "activations of one micro-batch")                                      \
     X(gpu_memory, SIZE, "0", "BYTES", "of a GPU, for plans and weights, taken at the start; 0: nearly all")  \
+    X(autotune, BOOL, "false", "",                                                                           \
+      "tries out which of cuDNN's engines are the fastest here, once, and keeps that: docs/gpu.md")          \
     X(gpudirect, STRING, "auto", "auto|off",                                                                 \
       "activations go from a GPU's memory to the NIC (verbs), where both can")                               \
     X(max_model, SIZE, "1G", "BYTES", "largest model a client may upload")                                   \

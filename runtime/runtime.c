@@ -194,6 +194,24 @@ static int store_open(struct hapi_rt *rt, struct hapi_err *err)
     return rc ? rc : hapi_store_attach(rt->store, rt->loop, err);
 }
 
+static void untuned(const struct hapi_err *why)
+{
+    char quoted[HAPI_ERR_TEXT];
+
+    hapi_log(HAPI_LOG_WARN, "engines not tuned: as heuristics choose them", "why=%s",
+             hapi_log_quote(quoted, sizeof quoted, why->text));
+}
+
+/* Before the numeric class is said. On a machine where `auto` found no GPU there is nothing to tune. */
+static int tune_open(struct hapi_rt *rt, struct hapi_err *err)
+{
+    if (!rt->cfg.autotune || rt->no_gpu.code)
+        return 0;
+    int rc = hapi_backend_tune(rt->cfg.backend, untuned, err);
+    rt->tuned = !rc;
+    return rc;
+}
+
 int hapi_rt_open(struct hapi_rt **out, const struct hapi_config *cfg, struct hapi_err *err)
 {
     struct hapi_rt *rt = calloc(1, sizeof *rt);
@@ -203,7 +221,9 @@ int hapi_rt_open(struct hapi_rt **out, const struct hapi_config *cfg, struct hap
     rt->cfg = *cfg;
     (void)snprintf(rt->cfg.backend, sizeof rt->cfg.backend, "%s",
                    hapi_backend_choose(cfg->backend, &rt->no_gpu));
-    int rc = hapi_topology_open(&rt->topology, err);
+    int rc = tune_open(rt, err);
+    if (!rc)
+        rc = hapi_topology_open(&rt->topology, err);
     if (!rc)
         rc = hapi_loop_open(&rt->loop, RING_ENTRIES, err);
     if (!rc) {
@@ -307,6 +327,8 @@ void hapi_rt_close(struct hapi_rt *rt)
         hapi_backend_device_memory_free(rt->cfg.backend, &rt->direct);
     if (rt->reserved)
         hapi_backend_release(rt->cfg.backend);
+    if (rt->tuned)
+        (void)hapi_backend_tune(rt->cfg.backend, NULL, NULL);
     if (rt->pinned)
         hapi_backend_unpin(rt->cfg.backend, rt->slab.base);
     hapi_slab_fini(&rt->slab);

@@ -99,6 +99,7 @@ struct hapi_rt {
     struct hapi_slab slab;
     bool pinned;                      /* the slab, for the back end's device */
     bool reserved;                    /* the device's memory */
+    bool tuned;                       /* engines are tried out */
     struct hapi_device_memory direct; /* send areas that the NIC reads by itself; base NULL: none */
     struct hapi_offer offers[HAPI_TRANSPORTS];
     struct hapi_keys *keys;

@@ -35,10 +35,10 @@ class Result:
         return f"exit {self.code} after {self.seconds:.2f} s, stdout {self.out!r}, stderr {self.err!r}"
 
 
-def run(*command, timeout=60):
+def run(*command, timeout=60, env=None):
     """Runs to the end; both outputs as text."""
     started = time.monotonic()
-    r = subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
+    r = subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, env=env)
     seconds = time.monotonic() - started
     return Result(r.returncode, r.stdout.decode(errors="replace"), r.stderr.decode(errors="replace"), seconds)
 
