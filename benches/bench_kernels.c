@@ -19,7 +19,7 @@ struct options {
     struct hapi_plan_spec spec;
     const char *model;
     double seconds;
-    bool bare, layers, paced, json;
+    bool bare, layers, paced, json, autotune;
 };
 
 static const char help[] =
@@ -31,6 +31,7 @@ static const char help[] =
     "  --from ID, --to ID  cuts where the part begins and ends (default: the whole network)\n"
     "  --backend B       onednn, cudnn or ref (default: onednn)\n"
     "  --threads N       cores of one run (intra-op; default: 1)\n"
+    "  --autotune        on a GPU: the fastest engines, tried out when the plan is made\n"
     "  --stock           oneDNN's kernels only, none of our own\n"
     "  --bare            also the sum of the bare oneDNN primitives: those of --stock, each timed alone\n"
     "  --layers          also each kernel of the plan, with its time within a run\n"
@@ -334,6 +335,7 @@ static const char *option_take(struct options *o, int c, const char *value)
           : c == 'B' ? &o->bare
           : c == 'l' ? &o->layers
           : c == 'p' ? &o->paced
+          : c == 'a' ? &o->autotune
                      : &o->json) = true;
         return NULL;
     }
@@ -342,21 +344,15 @@ static const char *option_take(struct options *o, int c, const char *value)
 /* 0, or an exit code plus one. */
 static int parse(struct options *o, int argc, char **argv)
 {
-    static const struct option options[] = {{"model", required_argument, NULL, 'm'},
-                                            {"micro-batch", required_argument, NULL, 'n'},
-                                            {"dtype", required_argument, NULL, 'd'},
-                                            {"from", required_argument, NULL, 'f'},
-                                            {"to", required_argument, NULL, 't'},
-                                            {"backend", required_argument, NULL, 'b'},
-                                            {"seconds", required_argument, NULL, 's'},
-                                            {"stock", no_argument, NULL, 'S'},
-                                            {"threads", required_argument, NULL, 'T'},
-                                            {"bare", no_argument, NULL, 'B'},
-                                            {"layers", no_argument, NULL, 'l'},
-                                            {"paced", no_argument, NULL, 'p'},
-                                            {"json", no_argument, NULL, 'j'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"model", required_argument, NULL, 'm'},   {"micro-batch", required_argument, NULL, 'n'},
+        {"dtype", required_argument, NULL, 'd'},   {"from", required_argument, NULL, 'f'},
+        {"to", required_argument, NULL, 't'},      {"backend", required_argument, NULL, 'b'},
+        {"seconds", required_argument, NULL, 's'}, {"autotune", no_argument, NULL, 'a'},
+        {"stock", no_argument, NULL, 'S'},         {"threads", required_argument, NULL, 'T'},
+        {"bare", no_argument, NULL, 'B'},          {"layers", no_argument, NULL, 'l'},
+        {"paced", no_argument, NULL, 'p'},         {"json", no_argument, NULL, 'j'},
+        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
     const char *wrong = NULL;
     int c;
 
@@ -410,6 +406,11 @@ static bool paced(struct options *o, bool *changed)
     return true;
 }
 
+static void untuned(const struct hapi_err *why)
+{
+    fprintf(stderr, "hapi-bench kernels: engines as heuristics choose them: %s\n", why->text);
+}
+
 int bench_kernels(int argc, char **argv)
 {
     struct subject s = {.plan = NULL}, bare = {.plan = NULL};
@@ -422,7 +423,10 @@ int bench_kernels(int argc, char **argv)
 
     if (rc)
         return rc - 1;
-    rc = hapi_model_open(&m, o.model, NULL, &err);
+    if (o.autotune)
+        rc = hapi_backend_tune(o.spec.backend, untuned, &err);
+    if (!rc)
+        rc = hapi_model_open(&m, o.model, NULL, &err);
     if (!rc)
         rc = subjects_make(&s, &bare, m, &o, &err);
     if (!rc && o.paced && (puts("ready") < 0 || fflush(stdout)))
@@ -440,5 +444,7 @@ int bench_kernels(int argc, char **argv)
     subject_fini(&bare);
     subject_fini(&s);
     hapi_model_close(m);
+    if (o.autotune)
+        (void)hapi_backend_tune(o.spec.backend, NULL, NULL);
     return rc ? bench_fail("hapi-bench kernels", &err) : BENCH_OK;
 }

@@ -2,7 +2,8 @@
  * What a GPU computes against what the CPU does: networks whole, in f32, f16 and bf16. ci/gpu-check runs it,
  * also under compute-sanitizer.
  *
- *     kernels_tool_gpu [--batch N] [MODEL.onnx...]      default: 4; five small networks made here
+ *     kernels_tool_gpu [--autotune] [--batch N] [MODEL.onnx...]      default: 4; five small networks made
+ * here
  *
  * Exits with 77 where no GPU answers.
  */
@@ -101,6 +102,12 @@ static void network(const char *name, struct hapi_model *m)
     hapi_model_close(m);
 }
 
+/* What is not tuned is compared all the same, and here it should have been. */
+static void untuned(const struct hapi_err *why)
+{
+    CHECKF(0, "not tuned: %s", why->text);
+}
+
 int main(int argc, char **argv)
 {
     struct hapi_model *m;
@@ -108,9 +115,12 @@ int main(int argc, char **argv)
 
     if (hapi_backend_ready("cudnn", &err))
         SKIP(err.text);
-    if (argc > 2 && !strcmp(argv[1], "--batch")) {
-        batch = strtoll(argv[2], NULL, 10);
-        i = 3;
+    bool tuned = i < argc && !strcmp(argv[i], "--autotune");
+    if (tuned)
+        REQUIRE(++i && !hapi_backend_tune("cudnn", untuned, &err));
+    if (i + 1 < argc && !strcmp(argv[i], "--batch")) {
+        batch = strtoll(argv[i + 1], NULL, 10);
+        i += 2;
     }
     printf("%s\n", hapi_numeric_class("cudnn"));
     if (i == argc) {
@@ -126,5 +136,7 @@ int main(int argc, char **argv)
         else
             network(strrchr(argv[i], '/') ? strrchr(argv[i], '/') + 1 : argv[i], m);
     }
+    if (tuned)
+        CHECK(!hapi_backend_tune("cudnn", NULL, &err));
     return check_done();
 }
