@@ -5,8 +5,9 @@
 #ifndef HAPI_PLANNER_PLAN_H
 #define HAPI_PLANNER_PLAN_H
 
-#include "planner.h"
 #include "profile.h"
+
+#define HAPI_SPLIT_NONE (-1)
 
 #define HAPI_PLAN_ANY_NODE (-1)
 enum { HAPI_PLAN_PARTS_MAX = 65536, HAPI_MICRO_BATCH_MAX = 1 << 20 };

@@ -19,11 +19,12 @@
 #include "profile.h"
 
 enum {
-    HAPI_SIM_SLOTS = 8, /* what libhapi and hapi-rt do unless they are told otherwise */
+    HAPI_SIM_SLOTS = 16, /* what libhapi and hapi-rt do unless they are told otherwise */
     HAPI_SIM_DEPTH = 4,
     HAPI_SIM_CHUNK = 8,
     HAPI_SIM_REQUEST_IMAGES = 32,
     HAPI_SIM_BATCHES = 8,
+    HAPI_SIM_SPARE_PLANS = 2, /* micro-batches that a node's device has in hand beyond one for each core */
     HAPI_SIM_NODES_MAX = 65536,
     HAPI_SIM_CLIENTS_MAX = 65536,
 };

@@ -166,7 +166,8 @@ bool sim_client_init(struct sim_client *c, struct sim *s, uint32_t number)
         .train = {.fire = train_event},
         .train_job = {.threadless = true, .done = train_shared},
     };
-    sim_machine_init(&c->machine, &s->events, f->compute.cores, f->compute.contention, f->compute.devices);
+    sim_machine_init(&c->machine, &s->events, f->compute.cores, f->compute.contention, f->compute.devices,
+                     f->compute.cores);
     if (spec->bandwidth_Bps > 0) {
         c->link = s->spec->n_nodes + number + 1;
         sim_link_init(&s->net, c->link, spec->bandwidth_Bps, SIM_RECEIVER);

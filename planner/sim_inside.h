@@ -30,6 +30,7 @@ struct sim_lane {
     const struct hapi_split_part *part;
     const struct hapi_profile_cut *cut; /* NULL: raw */
     bool kept;                          /* activations are in the node's cache: neither read nor computed */
+    uint32_t request_images;            /* most of a request */
     double bytes;                       /* of an image on the wire */
     uint64_t total, given;              /* images of the epoch; of batches that are open */
     uint32_t cursor;                    /* the batch it asks for next */

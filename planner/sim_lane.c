@@ -59,6 +59,18 @@ static void apportion(struct sim_due *due, uint32_t n, uint64_t total)
 
 /* ------------------------------------------------------------------ the epoch */
 
+/* Parts of a plan take turns: requests of a small part are small, too, or all else would wait for each. */
+static uint32_t request_images_of(const struct sim_client *c, const struct hapi_split_part *part)
+{
+    const struct hapi_split_plan *plan = &c->spec->plan;
+    double most = 0;
+
+    for (uint32_t i = 0; i < plan->n_parts; i++)
+        most = plan->parts[i].share > most ? plan->parts[i].share : most;
+    double n = ceil(c->spec->request_images * part->share / most);
+    return n > 1 ? (uint32_t)n : 1;
+}
+
 bool sim_lanes_init(struct sim_client *c)
 {
     const struct hapi_split_plan *plan = &c->spec->plan;
@@ -83,6 +95,7 @@ bool sim_lanes_init(struct sim_client *c)
         l->part = &plan->parts[i / 2];
         l->kept = i % 2;
         l->cut = l->part->cut < 0 ? NULL : hapi_profile_cut_find(f, (uint32_t)l->part->cut);
+        l->request_images = request_images_of(c, l->part);
         l->bytes = l->cut ? l->cut->wire_bytes[l->part->wire] : f->source_bytes;
     }
     for (uint32_t i = 0; i < plan->n_parts; i++) {
@@ -263,7 +276,7 @@ static bool request_send(struct sim_client *c, struct sim_lane *l)
         .session = lane_session(c, l),
         .lane = l,
         .batch = l->cursor,
-        .n = b->left[i] < c->spec->request_images ? b->left[i] : c->spec->request_images,
+        .n = b->left[i] < l->request_images ? b->left[i] : l->request_images,
         .key = ((uint64_t)c->epoch << 40 ^ (uint64_t)i << 52) +
                (uint64_t)l->cursor * c->spec->profile->train_batch + b->total[i] - b->left[i],
         .arrive = {.fire = request_arrive},

@@ -142,9 +142,9 @@ static void share_init(struct sim_share *s, struct sim_machine *m, double capaci
 }
 
 void sim_machine_init(struct sim_machine *m, struct sim_events *events, uint32_t cores, double contention,
-                      uint32_t devices)
+                      uint32_t devices, uint32_t jobs)
 {
-    *m = (struct sim_machine){.events = events, .threads = cores, .queue_end = &m->queue};
+    *m = (struct sim_machine){.events = events, .threads = jobs, .queue_end = &m->queue};
     share_init(&m->cores, m, cores, contention);
     share_init(&m->devices, m, devices, 0);
 }

@@ -46,8 +46,9 @@ struct sim_machine {
     struct sim_job *queue, **queue_end;
 };
 
+/* jobs: at most so many at once; more than cores where a device goes on without its thread. */
 void sim_machine_init(struct sim_machine *m, struct sim_events *events, uint32_t cores, double contention,
-                      uint32_t devices);
+                      uint32_t devices, uint32_t jobs);
 void sim_machine_close(struct sim_machine *m);
 /* j->work and j->done are set; done comes later, never from here. With `threadless`, it starts at once. */
 void sim_machine_submit(struct sim_machine *m, struct sim_job *j);

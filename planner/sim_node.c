@@ -245,7 +245,8 @@ void sim_node_init(struct sim_node *n, struct sim *s, uint32_t number)
         .read_end = &n->read_queue,
         .read = {.fire = read_done},
     };
-    sim_machine_init(&n->machine, &s->events, spec->cores, spec->contention, spec->devices);
+    sim_machine_init(&n->machine, &s->events, spec->cores, spec->contention, spec->devices,
+                     spec->cores + (spec->devices ? HAPI_SIM_SPARE_PLANS : 0));
     n->link = number + 1;
     sim_link_init(&s->net, n->link, spec->bandwidth_Bps, SIM_SENDER);
 }
