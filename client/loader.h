@@ -31,7 +31,7 @@
 
 enum {
     REQUEST_SAMPLES = 32,     /* most of one request */
-    NODE_REQUESTS = 8,        /* in flight to one node */
+    NODE_REQUESTS = 16,       /* in flight to one node */
     CHUNK_SAMPLES = 8,        /* of one suffix job */
     SLOT_BYTES = 4 << 20,     /* of a slot for raw objects, unless one sample needs more */
     UPLOAD_BYTES = 256 << 10, /* of a model chunk */
