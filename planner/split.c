@@ -33,6 +33,9 @@ int hapi_split_choose(enum hapi_policy policy, int32_t n_cuts, int32_t freeze, i
 {
     if (freeze < 0 || freeze >= n_cuts)
         return hapi_err_set(err, HAPI_EINVAL, 0, "freeze layer %d of %d cuts", freeze, n_cuts);
+    if (policy != HAPI_POLICY_FREEZE && policy != HAPI_POLICY_NONE)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "policy %s needs a profile: `hapi plan` takes one",
+                            names[policy]);
     *out = policy == HAPI_POLICY_FREEZE ? freeze : HAPI_SPLIT_NONE;
     return 0;
 }

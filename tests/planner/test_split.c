@@ -22,6 +22,8 @@ static void split__each_policy__the_cut_it_stands_for(void)
     split = 7;
     CHECK(hapi_split_choose(HAPI_POLICY_FREEZE, 10, 10, &split, NULL) == HAPI_EINVAL && split == 7);
     CHECK(hapi_split_choose(HAPI_POLICY_NONE, 10, -1, &split, NULL) == HAPI_EINVAL);
+    CHECK(hapi_split_choose(HAPI_POLICY_PIPELINE, 10, 4, &split, NULL) ==
+          HAPI_EINVAL); /* it wants a profile */
 }
 
 int main(void)
