@@ -12,6 +12,7 @@ enum { CMD_OK = 0, CMD_FAILURE = 1, CMD_USAGE = 2 };
 int cmd_calibrate(int argc, char **argv);
 int cmd_cuts(int argc, char **argv);
 int cmd_ls(int argc, char **argv);
+int cmd_plan(int argc, char **argv);
 int cmd_plan_memory(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_sim(int argc, char **argv);

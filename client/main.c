@@ -12,6 +12,7 @@ static const struct {
     {"ls", "datasets, objects, samples and classes of storage nodes", cmd_ls},
     {"cuts", "where a network can be split, with bytes and FLOPs", cmd_cuts},
     {"calibrate", "measure a network's activations, for computing in int8", cmd_calibrate},
+    {"plan", "where to split, from a profile: why, and what would move it", cmd_plan},
     {"plan-memory", "what memory a network takes, before any is taken", cmd_plan_memory},
     {"run", "run a model on given inputs", cmd_run},
     {"sim", "what plans take, simulated: many clients, many nodes", cmd_sim},
