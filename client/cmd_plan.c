@@ -1,6 +1,5 @@
 /* hapi plan: where to split, from a profile; why, and what would move it. */
 #include <cjson/cJSON.h>
-#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -205,71 +204,58 @@ static int explain(struct hapi_profile *p, const struct options *o, const struct
 
 /* ------------------------------------------------------------------ the command */
 
-static char *file_read(const char *path, size_t *size, struct hapi_err *err)
+static int profile_read(struct hapi_profile **out, const struct options *o, struct hapi_err *err)
 {
-    FILE *f = fopen(path, "rbe");
-    char *text = NULL;
-    size_t room = 0, got = 1;
+    void *text = NULL;
+    size_t size;
+    int rc = cmd_file_read(o->profile, HAPI_PROFILE_BYTES_MAX, &text, &size, err);
 
-    *size = 0;
-    while (f && got && *size <= HAPI_PROFILE_BYTES_MAX) {
-        if (*size == room) {
-            room = room ? 2 * room : 65536;
-            char *more = realloc(text, room);
-            if (!more)
-                break;
-            text = more;
-        }
-        got = fread(text + *size, 1, room - *size, f);
-        *size += got;
+    if (rc)
+        return rc;
+    rc = hapi_profile_parse(out, text, size, err);
+    free(text);
+    if (rc) {
+        hapi_err_context(err, "%s", o->profile);
+        return rc;
     }
-    bool bad = !f || ferror(f) || got;
-    if (bad)
-        hapi_err_errno(err, f && !ferror(f) ? (*size > HAPI_PROFILE_BYTES_MAX ? EFBIG : ENOMEM) : errno,
-                       "cannot read %s", path);
-    if (f)
-        fclose(f);
-    if (bad) {
-        free(text);
-        text = NULL;
+    if (o->bandwidth > 0) {
+        (*out)->bandwidth_Bps = o->bandwidth;
+        for (uint32_t i = 0; i < (*out)->n_node_list; i++)
+            (*out)->node_list[i].bandwidth_Bps = o->bandwidth;
     }
-    return text;
+    return HAPI_OK;
+}
+
+static int show(struct hapi_profile *p, const struct options *o, struct hapi_candidate *c,
+                struct hapi_err *err)
+{
+    struct hapi_choice choice;
+    size_t n;
+    int rc = hapi_choose(&choice, p, &o->choose, c, &n, err);
+
+    if (!rc && o->plot)
+        rc = plan_plot(o->plot, p, &choice, c, n, err);
+    if (rc)
+        return cmd_fail("plan", err);
+    if (o->json)
+        return print_json(p, o, &choice, c, n);
+    print_choice(p, o, &choice);
+    return o->explain ? explain(p, o, &choice, c, n) : ferror(stdout) ? CMD_FAILURE : CMD_OK;
 }
 
 static int run(const struct options *o)
 {
     struct hapi_err err = {0};
     struct hapi_profile *p = NULL;
-    struct hapi_candidate *c = NULL;
-    struct hapi_choice choice;
-    size_t size, n;
-    char *text = file_read(o->profile, &size, &err);
-    int rc = text ? hapi_profile_parse(&p, text, size, &err) : err.code;
 
-    free(text);
-    if (rc && p == NULL && text)
-        hapi_err_context(&err, "%s", o->profile);
-    if (!rc) {
-        if (o->bandwidth > 0) {
-            p->bandwidth_Bps = o->bandwidth;
-            for (uint32_t i = 0; i < p->n_node_list; i++)
-                p->node_list[i].bandwidth_Bps = o->bandwidth;
-        }
-        c = calloc(hapi_candidates_max(p), sizeof *c);
-        rc = c ? hapi_choose(&choice, p, &o->choose, c, &n, &err)
-               : hapi_err_set(&err, HAPI_ENOMEM, 0, "no memory for candidates");
-    }
-    if (!rc && o->plot)
-        rc = plan_plot(o->plot, p, &choice, c, n, &err);
+    if (profile_read(&p, o, &err))
+        return cmd_fail("plan", &err);
+    struct hapi_candidate *c = calloc(hapi_candidates_max(p), sizeof *c);
     int code = CMD_FAILURE;
-    if (rc) {
-        code = cmd_fail("plan", &err);
-    } else if (o->json) {
-        code = print_json(p, o, &choice, c, n);
-    } else {
-        print_choice(p, o, &choice);
-        code = o->explain ? explain(p, o, &choice, c, n) : ferror(stdout) ? CMD_FAILURE : CMD_OK;
-    }
+    if (c)
+        code = show(p, o, c, &err);
+    else
+        fputs("hapi plan: out of memory\n", stderr);
     free(c);
     hapi_profile_free(p);
     return code;

@@ -108,12 +108,15 @@ static void axes_put(const struct plot *p, const char *model)
         WIDTH, HEIGHT, LEFT);
     text_put(p->f, model);
     fputs(": seconds of an epoch that each stage works, by cut</text>\n", p->f);
-    for (double s = p->low; s <= p->high * 1.001; s *= 10)
+    int decades = (int)lround(log10(p->high / p->low));
+    for (int i = 0; i <= decades; i++) {
+        double s = p->low * pow(10, i);
         fprintf(
             p->f,
             "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" "
             "text-anchor=\"end\">%g s</text>\n",
             LEFT, WIDTH - RIGHT, y_of(p, s), y_of(p, s), LEFT - 6, y_of(p, s) + 4, s);
+    }
 }
 
 static void column_put(const struct plot *p, size_t i, const char *name, double share)

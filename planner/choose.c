@@ -234,7 +234,7 @@ static void best_mixed(const struct hapi_profile *p, const struct hapi_candidate
                        struct hapi_choice *out)
 {
     const struct hapi_candidate *cuts[MIX_CUTS] = {NULL};
-    struct pair raw[MIX_TRIED] = {{NULL}}, two[MIX_TRIED] = {{NULL}};
+    struct pair raw[MIX_TRIED] = {{.a = NULL}}, two[MIX_TRIED] = {{.a = NULL}};
     int n_cuts = promising(c, n, cuts), n_raw = 0, n_two = 0;
 
     for (int i = 0; i < n_cuts; i++)
