@@ -20,7 +20,9 @@
 #include "gpu_kernels.h"
 #include "opgraph.h"
 
-enum { HAPI_GPU_FACTORS = 16 };
+/* Operation graphs: each takes half a second to compile, and is kept; the ten networks have 282 launches at
+ * most. */
+enum { HAPI_GPU_FACTORS = 16, HAPI_GPU_GRAPHS_MAX = 4096 };
 
 struct hapi_gpu_factor {
     int64_t size, stride; /* size > 1; stride in elements, 0 where all are the same one */

@@ -306,8 +306,12 @@ int hapi_gpu_launch_graph(struct hapi_gpu_build *b, const struct hapi_cudnn_grap
 {
     struct hapi_gpu_launch *l;
     uint64_t workspace = 0;
-    int plan = -1, rc = b->maker->plan(b->maker->arg, g, &plan, &workspace, b->err);
+    int plan = -1, rc;
 
+    if (++b->asked > HAPI_GPU_GRAPHS_MAX)
+        return hapi_err_set(b->err, HAPI_ETOOBIG, 0, "more than %d operation graphs for a GPU",
+                            HAPI_GPU_GRAPHS_MAX);
+    rc = b->maker->plan(b->maker->arg, g, &plan, &workspace, b->err);
     *taken = !rc;
     if (rc)
         return rc == HAPI_EUNSUPPORTED ? HAPI_OK : rc;

@@ -49,6 +49,7 @@ struct hapi_gpu_build {
     struct hapi_gpu_value *values;
     struct hapi_gpu_block *blocks;
     size_t n_blocks, room_storages, room_weights, room_launches;
+    int asked; /* operation graphs, of the maker */
     struct hapi_err *err;
 };
 

@@ -159,11 +159,28 @@ static void program__of_a_pool_that_leaves_a_rest__is_made(void)
     }
 }
 
+/* Each may keep the node that makes the plan for a second. */
+static void program__of_thousands_of_convolutions__is_refused(void)
+{
+    struct build b = {.attrs = {.p = NULL}};
+    char in[16], out[16];
+
+    INPUT(&b, "x", 1, 4, 8, 8);
+    WEIGHTS(&b, "w", 4, 4, 1, 1);
+    for (int i = 0; i <= HAPI_GPU_GRAPHS_MAX; i++) {
+        snprintf(in, sizeof in, i ? "c%d,w" : "x,w", i - 1);
+        snprintf(out, sizeof out, i < HAPI_GPU_GRAPHS_MAX ? "c%d" : "y", i);
+        build_node(&b, "Conv", out, in, out);
+    }
+    CHECK(compile(&b, 0) == HAPI_ETOOBIG);
+}
+
 int main(void)
 {
     CASE(program__of_empty_tensors__is_refused);
     CASE(program__of_a_view_in_sixteen_pieces__is_refused);
     CASE(program__of_a_mean_over_one_axis_eight_times__is_made);
     CASE(program__of_a_pool_that_leaves_a_rest__is_made);
+    CASE(program__of_thousands_of_convolutions__is_refused);
     return check_done();
 }
