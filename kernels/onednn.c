@@ -313,7 +313,7 @@ static int dnn_compile(struct hapi_backend **out, const struct hapi_graph *g,
     b->engine = engine;
     if (spec->dtype == HAPI_I8) /* all that is not in b->quant */
         b->spec.dtype = HAPI_F32;
-    b->vector = !spec->stock && hapi_vector_usable(b->spec.dtype);
+    b->vector = spec->stock ? NULL : hapi_vector_of(b->spec.dtype);
     b->mem = hapi_arena_new(INSTANCE_BYTES_MAX);
     if (weights && !*weights)
         *weights = hapi_dnn_weights_new();
@@ -411,7 +411,7 @@ static int op_run(struct hapi_dnn *b, const struct run *r, struct hapi_dnn_op *o
     if (op->kind == HAPI_DNN_EVAL)
         return eval_run(b, r, op, err);
     if (op->kind != HAPI_DNN_COPY) {
-        hapi_dnn_vector_run(op, storage_at(b, r, op->dst), storage_at(b, r, op->src),
+        hapi_dnn_vector_run(b->vector, op, storage_at(b, r, op->dst), storage_at(b, r, op->src),
                             op->scale < 0 ? NULL : storage_at(b, r, op->scale),
                             op->shift < 0 ? NULL : storage_at(b, r, op->shift));
         return HAPI_OK;

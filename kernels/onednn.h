@@ -150,7 +150,7 @@ struct hapi_dnn {
     struct hapi_dnn_op *ops;
     size_t n_storages, max_storages, n_reps, max_reps, n_ops, max_ops;
     size_t weight_bytes, arena_bytes, scratch_bytes;
-    bool vector; /* kernels of ours may be used */
+    const struct hapi_vector *vector; /* kernels of ours; NULL: none may be used */
     struct hapi_dnn_quant
         *quant;   /* per value, where the plan is of HAPI_I8 (spec.dtype is then F32); else NULL */
     size_t *ends; /* per step: ops up to its end */
@@ -244,8 +244,8 @@ bool hapi_dnn_post_act(const struct hapi_dnn *b, const struct hapi_act *act);
 /* y = act(x), both dense and of one dtype. */
 int hapi_dnn_vector_act(struct hapi_dnn *b, int x_rep, int y_rep, const struct hapi_act *act,
                         struct hapi_err *err);
-void hapi_dnn_vector_run(const struct hapi_dnn_op *op, void *dst, const void *src, const void *scale,
-                         const void *shift);
+void hapi_dnn_vector_run(const struct hapi_vector *v, const struct hapi_dnn_op *op, void *dst,
+                         const void *src, const void *scale, const void *shift);
 
 /* ---- onednn_int8.c */
 /* Fills b->quant from the graph's ranges. */

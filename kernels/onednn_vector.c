@@ -5,12 +5,28 @@
 #include "onednn.h"
 #include "ref.h"
 
-bool hapi_vector_usable(enum hapi_dtype dtype)
+bool hapi_vector_runs(const struct hapi_vector *v, enum hapi_dtype dtype)
 {
-    bool f = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (dtype != HAPI_F32 && (dtype != HAPI_BF16 || !v->bf16 || !hapi_cpu_has_bf16(NULL)))
+        return false;
+    if (v == &hapi_vector_avx2)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
 
-    return f && (dtype == HAPI_F32 || (dtype == HAPI_BF16 && hapi_cpu_has_bf16(NULL)));
+const struct hapi_vector *hapi_vector_of(enum hapi_dtype dtype)
+{
+    static const struct {
+        unsigned isa;
+        const struct hapi_vector *vector;
+    } builds[] = {{dnnl_cpu_isa_avx512_core, &hapi_vector_avx512}, {dnnl_cpu_isa_avx2, &hapi_vector_avx2}};
+    unsigned isa = (unsigned)dnnl_get_effective_cpu_isa();
+
+    for (size_t i = 0; i < sizeof builds / sizeof *builds; i++)
+        if ((isa & builds[i].isa) == builds[i].isa && hapi_vector_runs(builds[i].vector, dtype))
+            return builds[i].vector;
+    return NULL;
 }
 
 bool hapi_vector_act(const struct hapi_act *act)
@@ -35,8 +51,8 @@ bool hapi_dnn_post_act(const struct hapi_dnn *b, const struct hapi_act *act)
     return act->kind != HAPI_ACT_NONE && !(b->vector && inexact);
 }
 
-void hapi_dnn_vector_run(const struct hapi_dnn_op *op, void *dst, const void *src, const void *scale,
-                         const void *shift)
+void hapi_dnn_vector_run(const struct hapi_vector *v, const struct hapi_dnn_op *op, void *dst,
+                         const void *src, const void *scale, const void *shift)
 {
     struct hapi_affine a = op->vector.affine;
     struct hapi_layer_norm l;
@@ -47,16 +63,16 @@ void hapi_dnn_vector_run(const struct hapi_dnn_op *op, void *dst, const void *sr
     case HAPI_DNN_AFFINE:
         a.scale = scale;
         a.shift = shift;
-        hapi_vector_affine(&a, dst, src);
+        v->affine(&a, dst, src);
         break;
     case HAPI_DNN_SOFTMAX:
-        hapi_vector_softmax(&op->vector.softmax, dst, src, (const float *const[HAPI_MASKS]){scale, shift});
+        v->softmax(&op->vector.softmax, dst, src, (const float *const[HAPI_MASKS]){scale, shift});
         break;
     default:
         l = op->vector.layer_norm;
         l.scale = scale;
         l.shift = shift;
-        hapi_vector_layer_norm(&l, dst, src);
+        v->layer_norm(&l, dst, src);
     }
 }
 

@@ -1,163 +1,121 @@
-/* Compiled for AVX-512 (see CMakeLists.txt); nothing here is called before hapi_vector_usable() has said yes.
- */
-#include "vector.h"
-
-#include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* ------------------------------------------------------------------ elements */
+/* Compiled for each kind of CPU that has kernels of ours (see CMakeLists.txt), by the vectors that it has; a
+ * build's functions are called only where hapi_vector_runs() says so. */
+#ifdef __AVX512F__
+#include "vector_avx512.h"
+#else
+#include "vector_avx2.h"
+#endif
 
 /* A row is whole vectors, then one that is cut short: loops name both, so that masks are constants in the
  * first (a mask made in each turn costs as much as the arithmetic). */
-#define WHOLE ((__mmask16)0xffff)
-
-INLINE __mmask16 tail(int64_t n)
-{
-    return (__mmask16)((1u << n) - 1);
-}
-
-INLINE bool whole(__mmask16 m)
-{
-    return __builtin_constant_p(m) && m == WHOLE;
-}
-
-INLINE __m512 load(const void *p, int64_t at, enum hapi_dtype dtype, __mmask16 m)
-{
-    if (dtype == HAPI_F32)
-        return whole(m) ? _mm512_loadu_ps((const float *)p + at)
-                        : _mm512_maskz_loadu_ps(m, (const float *)p + at);
-    const uint16_t *q = (const uint16_t *)p + at;
-    __m256i h = whole(m) ? _mm256_loadu_si256((const void *)q) : _mm256_maskz_loadu_epi16(m, q);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
-}
-
-INLINE void store(void *p, int64_t at, enum hapi_dtype dtype, __mmask16 m, __m512 v)
-{
-    float *f = (float *)p + at;
-    uint16_t *h = (uint16_t *)p + at;
-
-    if (dtype == HAPI_F32 && whole(m))
-        _mm512_storeu_ps(f, v);
-    else if (dtype == HAPI_F32)
-        _mm512_mask_storeu_ps(f, m, v);
-    else if (whole(m))
-        _mm256_storeu_si256((void *)h, (__m256i)_mm512_cvtneps_pbh(v));
-    else
-        _mm256_mask_storeu_epi16(h, m, (__m256i)_mm512_cvtneps_pbh(v));
-}
 
 /* ------------------------------------------------------------------ functions */
 
-INLINE __m512 set(float v)
-{
-    return _mm512_set1_ps(v);
-}
-
 /* e^x: 2^n e^f with |f| <= ln 2 / 2. The polynomial is the Taylor series of e^f, degree 6: its rest is below
  * 2^-23 there. x is cut to where the result is a normal number. */
-INLINE __m512 exp_of(__m512 x)
+INLINE vec exp_of(vec x)
 {
-    x = _mm512_max_ps(_mm512_min_ps(x, set(88.0F)), set(-87.0F));
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, set(1.44269504F)), 0);
-    __m512 f = _mm512_fnmadd_ps(n, set(0.693359375F), x);
-    f = _mm512_fnmadd_ps(n, set(-2.12194440e-4F), f);
-    __m512 p = _mm512_fmadd_ps(set(1.0F / 720), f, set(1.0F / 120));
-    p = _mm512_fmadd_ps(p, f, set(1.0F / 24));
-    p = _mm512_fmadd_ps(p, f, set(1.0F / 6));
-    p = _mm512_fmadd_ps(p, f, set(0.5F));
-    p = _mm512_fmadd_ps(p, f, set(1.0F));
-    p = _mm512_fmadd_ps(p, f, set(1.0F));
-    return _mm512_scalef_ps(p, n);
+    x = most(least(x, set(88.0F)), set(-87.0F));
+    vec n = nearest(mul(x, set(1.44269504F)));
+    vec f = fnmadd(n, set(0.693359375F), x);
+    f = fnmadd(n, set(-2.12194440e-4F), f);
+    vec p = fmadd(set(1.0F / 720), f, set(1.0F / 120));
+    p = fmadd(p, f, set(1.0F / 24));
+    p = fmadd(p, f, set(1.0F / 6));
+    p = fmadd(p, f, set(0.5F));
+    p = fmadd(p, f, set(1.0F));
+    p = fmadd(p, f, set(1.0F));
+    return scale_by(p, n);
 }
 
-/* 1 / d for normal d: the CPU's 14 bits and one step of Newton. */
-INLINE __m512 reciprocal(__m512 d)
+INLINE vec sigmoid(vec x)
 {
-    __m512 r = _mm512_rcp14_ps(d);
-    return _mm512_mul_ps(r, _mm512_fnmadd_ps(d, r, set(2.0F)));
-}
-
-INLINE __m512 sigmoid(__m512 x)
-{
-    return reciprocal(_mm512_add_ps(exp_of(_mm512_sub_ps(_mm512_setzero_ps(), x)), set(1.0F)));
+    return reciprocal(add(exp_of(sub(zero(), x)), set(1.0F)));
 }
 
 /* x Phi(x) = max(x, 0) - |x| Q / 2, Q = erfc(|x| / sqrt 2) by Abramowitz and Stegun, 7.1.26: error
  * below 1.5e-7. */
-INLINE __m512 gelu(__m512 x)
+INLINE vec gelu(vec x)
 {
-    __m512 a = _mm512_abs_ps(x), z = _mm512_mul_ps(a, set(0.70710678F));
-    __m512 t = reciprocal(_mm512_fmadd_ps(z, set(0.3275911F), set(1.0F)));
-    __m512 p = _mm512_fmadd_ps(set(1.061405429F), t, set(-1.453152027F));
-    p = _mm512_fmadd_ps(p, t, set(1.421413741F));
-    p = _mm512_fmadd_ps(p, t, set(-0.284496736F));
-    p = _mm512_fmadd_ps(p, t, set(0.254829592F));
-    p = _mm512_mul_ps(p, t);
-    __m512 q = _mm512_mul_ps(p, exp_of(_mm512_fnmadd_ps(z, z, _mm512_setzero_ps())));
-    __m512 half = _mm512_mul_ps(_mm512_mul_ps(a, set(0.5F)), q);
-    return _mm512_sub_ps(_mm512_max_ps(x, _mm512_setzero_ps()), half);
+    vec a = magnitude(x), z = mul(a, set(0.70710678F));
+    vec t = reciprocal(fmadd(z, set(0.3275911F), set(1.0F)));
+    vec p = fmadd(set(1.061405429F), t, set(-1.453152027F));
+    p = fmadd(p, t, set(1.421413741F));
+    p = fmadd(p, t, set(-0.284496736F));
+    p = fmadd(p, t, set(0.254829592F));
+    p = mul(p, t);
+    vec q = mul(p, exp_of(fnmadd(z, z, zero())));
+    vec half = mul(mul(a, set(0.5F)), q);
+    return sub(most(x, zero()), half);
 }
 
+#if VECTOR_BF16
 /* For results that are rounded to bf16, whose last place is 2^-8: half of the arithmetic. */
 
 /* 2^t within 8e-5, relative, by a polynomial in t - floor(t); 0 and infinity beyond what f32 holds. */
-INLINE __m512 exp2_coarse(__m512 t)
+INLINE vec exp2_coarse(vec t)
 {
-    __m512 f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    __m512 p = _mm512_fmadd_ps(set(0.07802411F), f, set(0.22606790F));
-    p = _mm512_fmadd_ps(p, f, set(0.69583315F));
-    p = _mm512_fmadd_ps(p, f, set(0.99992526F));
-    return _mm512_scalef_ps(p, t); /* by 2^floor(t) */
+    vec f = fraction(t);
+    vec p = fmadd(set(0.07802411F), f, set(0.22606790F));
+    p = fmadd(p, f, set(0.69583315F));
+    p = fmadd(p, f, set(0.99992526F));
+    return scale_by(p, t); /* by 2^floor(t) */
 }
 
 /* 1 / (1 + 2^t) */
-INLINE __m512 sigmoid_coarse(__m512 t)
+INLINE vec sigmoid_coarse(vec t)
 {
-    return _mm512_rcp14_ps(_mm512_add_ps(exp2_coarse(t), set(1.0F)));
+    return reciprocal_coarse(add(exp2_coarse(t), set(1.0F)));
 }
 
 /* Phi(x) as a sigmoid of an odd polynomial, fitted to ln(Phi / (1 - Phi)) on [0, 5]: x Phi(x) is off by at
  * most 1.1e-4, and by 1e-3 of itself for x > -3. */
-INLINE __m512 gelu_coarse(__m512 x)
+INLINE vec gelu_coarse(vec x)
 {
-    __m512 s = _mm512_mul_ps(x, x);
-    __m512 p = _mm512_fmadd_ps(set(-8.729654e-06F), s, set(0.0013025838F));
-    p = _mm512_fmadd_ps(p, s, set(-0.10854431F));
-    p = _mm512_fmadd_ps(p, s, set(-2.2989644F));
-    return _mm512_mul_ps(x, sigmoid_coarse(_mm512_mul_ps(x, p)));
+    vec s = mul(x, x);
+    vec p = fmadd(set(-8.729654e-06F), s, set(0.0013025838F));
+    p = fmadd(p, s, set(-0.10854431F));
+    p = fmadd(p, s, set(-2.2989644F));
+    return mul(x, sigmoid_coarse(mul(x, p)));
 }
 
-INLINE __m512 act_coarse(enum hapi_act_kind kind, __m512 x)
+INLINE vec act_coarse(enum hapi_act_kind kind, vec x)
 {
     if (kind == HAPI_ACT_GELU)
         return gelu_coarse(x);
-    __m512 y = sigmoid_coarse(_mm512_mul_ps(x, set(-1.44269504F)));
-    return kind == HAPI_ACT_SWISH ? _mm512_mul_ps(x, y) : y;
+    vec y = sigmoid_coarse(mul(x, set(-1.44269504F)));
+    return kind == HAPI_ACT_SWISH ? mul(x, y) : y;
 }
 
 INLINE bool has_exp(enum hapi_act_kind kind)
 {
     return kind == HAPI_ACT_SIGMOID || kind == HAPI_ACT_SWISH || kind == HAPI_ACT_GELU;
 }
+#endif
 
-INLINE __m512 clip(__m512 x, __m512 low, __m512 high)
+INLINE vec clip(vec x, vec low, vec high)
 {
-    return _mm512_min_ps(_mm512_max_ps(x, low), high);
+    return least(most(x, low), high);
 }
 
-INLINE __m512 act_of(enum hapi_act_kind kind, __m512 x, __m512 alpha, __m512 beta)
+/* As exactly as dtype `dst` holds. */
+INLINE vec act_of(enum hapi_act_kind kind, vec x, vec alpha, vec beta, enum hapi_dtype dst)
 {
+#if VECTOR_BF16
+    if (dst == HAPI_BF16 && has_exp(kind))
+        return act_coarse(kind, x);
+#else
+    (void)dst;
+#endif
     switch (kind) {
     case HAPI_ACT_RELU: /* +0 for what is negative when alpha is 0, as oneDNN's post-op */
-        return _mm512_fmadd_ps(_mm512_min_ps(x, _mm512_setzero_ps()), alpha,
-                               _mm512_max_ps(x, _mm512_setzero_ps()));
+        return fmadd(least(x, zero()), alpha, most(x, zero()));
     case HAPI_ACT_CLIP:
         return clip(x, alpha, beta);
     case HAPI_ACT_SIGMOID:
         return sigmoid(x);
     case HAPI_ACT_SWISH:
-        return _mm512_mul_ps(x, sigmoid(x));
+        return mul(x, sigmoid(x));
     case HAPI_ACT_GELU:
         return gelu(x);
     default:
@@ -167,19 +125,16 @@ INLINE __m512 act_of(enum hapi_act_kind kind, __m512 x, __m512 alpha, __m512 bet
 
 /* ------------------------------------------------------------------ rows */
 
-INLINE void affine_one(const struct hapi_affine *a, void *y, const void *x, int64_t line, int64_t c,
-                       __mmask16 m, enum hapi_act_kind kind, bool scaled, enum hapi_dtype src,
-                       enum hapi_dtype dst)
+INLINE void affine_one(const struct hapi_affine *a, void *y, const void *x, int64_t line, int64_t c, mask m,
+                       enum hapi_act_kind kind, bool scaled, enum hapi_dtype src, enum hapi_dtype dst)
 {
-    __m512 v = load(x, c, src, m);
+    vec v = load(x, c, src, m);
 
     if (scaled) {
-        __m512 k = load(a->scale, line + c, a->scale_dtype == HAPI_BF16 ? HAPI_BF16 : HAPI_F32, m);
-        v = a->shift ? _mm512_fmadd_ps(v, k, load(a->shift, c, HAPI_F32, m)) : _mm512_mul_ps(v, k);
+        vec k = load(a->scale, line + c, a->scale_dtype == HAPI_BF16 ? HAPI_BF16 : HAPI_F32, m);
+        v = a->shift ? fmadd(v, k, load(a->shift, c, HAPI_F32, m)) : mul(v, k);
     }
-    store(y, c, dst, m,
-          dst == HAPI_BF16 && has_exp(kind) ? act_coarse(kind, v)
-                                            : act_of(kind, v, set(a->act.alpha), set(a->act.beta)));
+    store(y, c, dst, m, act_of(kind, v, set(a->act.alpha), set(a->act.beta), dst));
 }
 
 INLINE void *row(const void *p, int64_t r, int64_t stride, enum hapi_dtype dtype)
@@ -198,7 +153,7 @@ INLINE void affine(const struct hapi_affine *a, void *y, const void *x, enum hap
         int64_t line = a->group ? r / a->group * rows->cols : 0;
         const void *from = row(x, r, rows->from, src);
         void *to = row(y, r, rows->to, dst);
-        for (c = 0; c + 16 <= rows->cols; c += 16)
+        for (c = 0; c + LANES <= rows->cols; c += LANES)
             affine_one(a, to, from, line, c, WHOLE, kind, scaled, src, dst);
         if (c < rows->cols)
             affine_one(a, to, from, line, c, tail(rows->cols - c), kind, scaled, src, dst);
@@ -229,17 +184,17 @@ INLINE void affine_act(const struct hapi_affine *a, void *y, const void *x, bool
     }
 }
 
-void hapi_vector_affine(const struct hapi_affine *given, void *y, const void *x)
+static void rows_affine(const struct hapi_affine *given, void *y, const void *x)
 {
     struct hapi_affine dense = *given;
     const struct hapi_affine *a = &dense;
     struct hapi_rows *r = &dense.rows;
-    bool bf16 = r->src == HAPI_BF16;
+    bool bf16 = VECTOR_BF16 && r->src == HAPI_BF16;
 
     /* Without anything per column all is one row: no tails in between. */
     if (!dense.scale && r->from == r->cols && r->to == r->cols)
         *r = (struct hapi_rows){1, r->rows * r->cols, 0, 0, r->src, r->dst};
-    if (r->src != r->dst) {
+    if (VECTOR_BF16 && r->src != r->dst) {
         if (bf16)
             affine_act(a, y, x, dense.scale, HAPI_BF16, HAPI_F32);
         else
@@ -266,13 +221,13 @@ struct logits {
     enum hapi_dtype dtype;
 };
 
-INLINE __m512 logit(const struct logits *l, int64_t c, __mmask16 m)
+INLINE vec logit(const struct logits *l, int64_t c, mask m)
 {
-    __m512 v = load(l->x, c, l->dtype, m);
+    vec v = load(l->x, c, l->dtype, m);
 
     for (int k = 0; k < HAPI_MASKS; k++)
         if (l->mask[k])
-            v = _mm512_add_ps(v, load(l->mask[k], c, HAPI_F32, m));
+            v = add(v, load(l->mask[k], c, HAPI_F32, m));
     return v;
 }
 
@@ -294,80 +249,85 @@ INLINE struct logits logits_of(const struct hapi_softmax *s, const void *x, cons
 enum { SHORT = 64, KEEP = 1024 };
 
 /* e^(v - top), for bf16 as coarsely as that holds. */
-INLINE __m512 softmax_exp(__m512 v, __m512 top, enum hapi_dtype dst)
+INLINE vec softmax_exp(vec v, vec top, enum hapi_dtype dst)
 {
-    v = _mm512_sub_ps(v, top);
-    return dst == HAPI_BF16 ? exp2_coarse(_mm512_mul_ps(v, set(1.44269504F))) : exp_of(v);
+    v = sub(v, top);
+#if VECTOR_BF16
+    if (dst == HAPI_BF16)
+        return exp2_coarse(mul(v, set(1.44269504F)));
+#else
+    (void)dst;
+#endif
+    return exp_of(v);
 }
 
-/* A row of 16 (n - 1) + 1 to 16 n columns stays in registers; n is constant, and m the mask of the last 16.
- */
-INLINE void softmax_short(void *y, const struct logits *l, int n, __mmask16 m, enum hapi_dtype dst)
+/* A row of n vectors stays in registers; n is constant, and m the mask of the last of them. */
+INLINE void softmax_short(void *y, const struct logits *l, int n, mask m, enum hapi_dtype dst)
 {
-    __m512 v[SHORT / 16], top = set(-3e38F), sum = _mm512_setzero_ps();
+    vec v[SHORT / LANES], top = set(-3e38F), sum = zero();
 
     for (int k = 0; k < n; k++) {
-        v[k] = logit(l, 16 * k, k < n - 1 ? WHOLE : m);
-        top = k < n - 1 ? _mm512_max_ps(top, v[k]) : _mm512_mask_max_ps(top, m, top, v[k]);
+        v[k] = logit(l, LANES * k, k < n - 1 ? WHOLE : m);
+        top = k < n - 1 ? most(top, v[k]) : mask_most(top, m, v[k]);
     }
-    top = set(_mm512_reduce_max_ps(top));
+    top = set(most_of(top));
     for (int k = 0; k < n; k++) {
         v[k] = softmax_exp(v[k], top, dst);
-        sum = k < n - 1 ? _mm512_add_ps(sum, v[k]) : _mm512_mask_add_ps(sum, m, sum, v[k]);
+        sum = k < n - 1 ? add(sum, v[k]) : mask_add(sum, m, v[k]);
     }
-    __m512 by = set(1 / _mm512_reduce_add_ps(sum));
+    vec by = set(1 / sum_of(sum));
     for (int k = 0; k < n; k++)
-        store(y, 16 * k, dst, k < n - 1 ? WHOLE : m, _mm512_mul_ps(v[k], by));
+        store(y, LANES * k, dst, k < n - 1 ? WHOLE : m, mul(v[k], by));
 }
 
 INLINE float softmax_top(const struct logits *l, int64_t n, float *kept)
 {
-    __m512 top = set(-3e38F), v;
+    vec top = set(-3e38F), v;
     int64_t c;
 
-    for (c = 0; c + 16 <= n; c += 16) {
+    for (c = 0; c + LANES <= n; c += LANES) {
         v = logit(l, c, WHOLE);
         if (n <= KEEP)
-            _mm512_store_ps(kept + c, v);
-        top = _mm512_max_ps(top, v);
+            keep(kept + c, v);
+        top = most(top, v);
     }
     if (c < n) {
         v = logit(l, c, tail(n - c));
         if (n <= KEEP)
-            _mm512_store_ps(kept + c, v);
-        top = _mm512_mask_max_ps(top, tail(n - c), top, v);
+            keep(kept + c, v);
+        top = mask_most(top, tail(n - c), v);
     }
-    return _mm512_reduce_max_ps(top);
+    return most_of(top);
 }
 
-INLINE __m512 softmax_next(const struct logits *l, int64_t n, float *kept, int64_t c, __m512 top, __mmask16 m,
-                           enum hapi_dtype dst)
+INLINE vec softmax_next(const struct logits *l, int64_t n, float *kept, int64_t c, vec top, mask m,
+                        enum hapi_dtype dst)
 {
-    __m512 v = softmax_exp(n <= KEEP ? _mm512_load_ps(kept + c) : logit(l, c, m), top, dst);
+    vec v = softmax_exp(n <= KEEP ? fetch(kept + c) : logit(l, c, m), top, dst);
 
     if (n <= KEEP)
-        _mm512_store_ps(kept + c, v);
+        keep(kept + c, v);
     return v;
 }
 
 INLINE void softmax_long(void *y, const struct logits *l, int64_t n, enum hapi_dtype dst)
 {
     _Alignas(64) float kept[KEEP];
-    __m512 top = set(softmax_top(l, n, kept)), sum = _mm512_setzero_ps();
+    vec top = set(softmax_top(l, n, kept)), sum = zero();
     int64_t c;
 
-    for (c = 0; c + 16 <= n; c += 16)
-        sum = _mm512_add_ps(sum, softmax_next(l, n, kept, c, top, WHOLE, dst));
+    for (c = 0; c + LANES <= n; c += LANES)
+        sum = add(sum, softmax_next(l, n, kept, c, top, WHOLE, dst));
     if (c < n)
-        sum = _mm512_mask_add_ps(sum, tail(n - c), sum, softmax_next(l, n, kept, c, top, tail(n - c), dst));
-    __m512 by = set(1 / _mm512_reduce_add_ps(sum)), v;
-    for (c = 0; c + 16 <= n; c += 16) {
-        v = n <= KEEP ? _mm512_load_ps(kept + c) : softmax_next(l, n, kept, c, top, WHOLE, dst);
-        store(y, c, dst, WHOLE, _mm512_mul_ps(v, by));
+        sum = mask_add(sum, tail(n - c), softmax_next(l, n, kept, c, top, tail(n - c), dst));
+    vec by = set(1 / sum_of(sum)), v;
+    for (c = 0; c + LANES <= n; c += LANES) {
+        v = n <= KEEP ? fetch(kept + c) : softmax_next(l, n, kept, c, top, WHOLE, dst);
+        store(y, c, dst, WHOLE, mul(v, by));
     }
     if (c < n) {
-        v = n <= KEEP ? _mm512_load_ps(kept + c) : softmax_next(l, n, kept, c, top, tail(n - c), dst);
-        store(y, c, dst, tail(n - c), _mm512_mul_ps(v, by));
+        v = n <= KEEP ? fetch(kept + c) : softmax_next(l, n, kept, c, top, tail(n - c), dst);
+        store(y, c, dst, tail(n - c), mul(v, by));
     }
 }
 
@@ -380,7 +340,7 @@ INLINE void softmax_rows(const struct hapi_softmax *s, void *y, const void *x, c
     for (int64_t r = 0; r < rows->rows; r++) {
         const struct logits l = logits_of(s, x, masks, r, src);
         if (n)
-            softmax_short(row(y, r, rows->to, dst), &l, n, tail(rows->cols - 16 * (n - 1)), dst);
+            softmax_short(row(y, r, rows->to, dst), &l, n, tail(rows->cols - LANES * (n - 1)), dst);
         else
             softmax_long(row(y, r, rows->to, dst), &l, rows->cols, dst);
     }
@@ -389,7 +349,7 @@ INLINE void softmax_rows(const struct hapi_softmax *s, void *y, const void *x, c
 INLINE void softmax(const struct hapi_softmax *s, void *y, const void *x, const float *const *masks,
                     enum hapi_dtype src, enum hapi_dtype dst)
 {
-    switch (s->rows.cols <= SHORT ? (s->rows.cols + 15) / 16 : 0) {
+    switch (s->rows.cols <= SHORT ? (s->rows.cols + LANES - 1) / LANES : 0) {
     case 1:
         softmax_rows(s, y, x, masks, 1, src, dst);
         break;
@@ -402,14 +362,28 @@ INLINE void softmax(const struct hapi_softmax *s, void *y, const void *x, const 
     case 4:
         softmax_rows(s, y, x, masks, 4, src, dst);
         break;
+#if LANES == 8
+    case 5:
+        softmax_rows(s, y, x, masks, 5, src, dst);
+        break;
+    case 6:
+        softmax_rows(s, y, x, masks, 6, src, dst);
+        break;
+    case 7:
+        softmax_rows(s, y, x, masks, 7, src, dst);
+        break;
+    case 8:
+        softmax_rows(s, y, x, masks, 8, src, dst);
+        break;
+#endif
     default:
         softmax_rows(s, y, x, masks, 0, src, dst);
     }
 }
 
-void hapi_vector_softmax(const struct hapi_softmax *s, void *y, const void *x, const float *const *masks)
+static void rows_softmax(const struct hapi_softmax *s, void *y, const void *x, const float *const *masks)
 {
-    if (s->rows.src == HAPI_F32 && s->rows.dst == HAPI_F32)
+    if (!VECTOR_BF16 || (s->rows.src == HAPI_F32 && s->rows.dst == HAPI_F32))
         softmax(s, y, x, masks, HAPI_F32, HAPI_F32);
     else if (s->rows.src == HAPI_F32)
         softmax(s, y, x, masks, HAPI_F32, HAPI_BF16);
@@ -421,50 +395,50 @@ void hapi_vector_softmax(const struct hapi_softmax *s, void *y, const void *x, c
 
 /* ------------------------------------------------------------------ layer normalisation */
 
-INLINE __m512 deviation(const void *x, int64_t c, enum hapi_dtype src, __m512 mean, __mmask16 m)
+INLINE vec deviation(const void *x, int64_t c, enum hapi_dtype src, vec mean, mask m)
 {
-    return _mm512_maskz_sub_ps(m, load(x, c, src, m), mean);
+    return mask_sub_or_zero(m, load(x, c, src, m), mean);
 }
 
-INLINE __m512 sum_add(__m512 sum, __m512 v, bool squares)
+INLINE vec sum_add(vec sum, vec v, bool squares)
 {
-    return squares ? _mm512_fmadd_ps(v, v, sum) : _mm512_add_ps(sum, v);
+    return squares ? fmadd(v, v, sum) : add(sum, v);
 }
 
 /* Of x - mean, or of its squares. Four sums at a time: one alone waits for the adder. */
-INLINE float row_sum(const void *x, int64_t n, enum hapi_dtype src, __m512 mean, bool squares)
+INLINE float row_sum(const void *x, int64_t n, enum hapi_dtype src, vec mean, bool squares)
 {
-    __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+    vec sum[4] = {zero(), zero(), zero(), zero()};
     int64_t c;
 
-    for (c = 0; c + 64 <= n; c += 64)
+    for (c = 0; c + 4 * LANES <= n; c += 4 * LANES)
         for (int k = 0; k < 4; k++)
-            sum[k] = sum_add(sum[k], deviation(x, c + 16 * k, src, mean, WHOLE), squares);
-    for (; c + 16 <= n; c += 16)
+            sum[k] = sum_add(sum[k], deviation(x, c + LANES * k, src, mean, WHOLE), squares);
+    for (; c + LANES <= n; c += LANES)
         sum[0] = sum_add(sum[0], deviation(x, c, src, mean, WHOLE), squares);
     if (c < n)
         sum[1] = sum_add(sum[1], deviation(x, c, src, mean, tail(n - c)), squares);
-    return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
+    return sum_of(add(add(sum[0], sum[1]), add(sum[2], sum[3])));
 }
 
 /* scale and shift: lines, or one number for all columns. */
 INLINE void layer_norm_one(const float *scale, const float *shift, bool line, void *y, const void *x,
-                           int64_t c, __m512 mean, __m512 by, enum hapi_dtype dtype, __mmask16 m)
+                           int64_t c, vec mean, vec by, enum hapi_dtype dtype, mask m)
 {
-    __m512 v = _mm512_mul_ps(deviation(x, c, dtype, mean, m), by);
+    vec v = mul(deviation(x, c, dtype, mean, m), by);
 
     if (scale)
-        v = _mm512_mul_ps(v, line ? load(scale, c, HAPI_F32, m) : set(*scale));
+        v = mul(v, line ? load(scale, c, HAPI_F32, m) : set(*scale));
     if (shift)
-        v = _mm512_add_ps(v, line ? load(shift, c, HAPI_F32, m) : set(*shift));
+        v = add(v, line ? load(shift, c, HAPI_F32, m) : set(*shift));
     store(y, c, dtype, m, v);
 }
 
 /* Columns [c, end). */
 INLINE void layer_norm_span(const float *scale, const float *shift, bool line, void *y, const void *x,
-                            int64_t c, int64_t end, __m512 mean, __m512 by, enum hapi_dtype dtype)
+                            int64_t c, int64_t end, vec mean, vec by, enum hapi_dtype dtype)
 {
-    for (; c + 16 <= end; c += 16)
+    for (; c + LANES <= end; c += LANES)
         layer_norm_one(scale, shift, line, y, x, c, mean, by, dtype, WHOLE);
     if (c < end)
         layer_norm_one(scale, shift, line, y, x, c, mean, by, dtype, tail(end - c));
@@ -478,9 +452,9 @@ INLINE void layer_norm(const struct hapi_layer_norm *l, void *out, const void *i
     for (int64_t r = 0; r < rows->rows; r++) {
         const void *x = row(in, r, rows->from, dtype);
         void *y = row(out, r, rows->to, dtype);
-        __m512 mean = set(row_sum(x, n, dtype, _mm512_setzero_ps(), false) / (float)n);
+        vec mean = set(row_sum(x, n, dtype, zero(), false) / (float)n);
         float var = row_sum(x, n, dtype, mean, true) / (float)n;
-        __m512 by = _mm512_div_ps(set(1.0F), _mm512_sqrt_ps(set(var + l->epsilon)));
+        vec by = quotient(set(1.0F), root(set(var + l->epsilon)));
         if (!planes)
             layer_norm_span(l->scale, l->shift, true, y, x, 0, n, mean, by, dtype);
         for (int64_t i = 0; i < planes; i++) {
@@ -491,10 +465,13 @@ INLINE void layer_norm(const struct hapi_layer_norm *l, void *out, const void *i
     }
 }
 
-void hapi_vector_layer_norm(const struct hapi_layer_norm *l, void *y, const void *x)
+static void rows_layer_norm(const struct hapi_layer_norm *l, void *y, const void *x)
 {
-    if (l->rows.src == HAPI_BF16)
+    if (VECTOR_BF16 && l->rows.src == HAPI_BF16)
         layer_norm(l, y, x, HAPI_BF16);
     else
         layer_norm(l, y, x, HAPI_F32);
 }
+
+const struct hapi_vector VECTOR_OPS = {
+    .bf16 = VECTOR_BF16, .affine = rows_affine, .softmax = rows_softmax, .layer_norm = rows_layer_norm};

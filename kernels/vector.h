@@ -1,7 +1,8 @@
 /*
- * Kernels of ours for what oneDNN 2.6 leaves slow on AVX-512: activations with an exponential, batch
- * normalisation, softmax, layer normalisation, rows that are not dense. Plain functions of pointers and
- * sizes, used by the oneDNN back end at run time where hapi_vector_usable(); elsewhere oneDNN's own do.
+ * Kernels of ours for what oneDNN 2.6 leaves slow: activations with an exponential, batch normalisation,
+ * softmax, layer normalisation, rows that are not dense. Plain functions of pointers and sizes. One source,
+ * vector.c, is built for AVX-512 and for AVX2; the oneDNN back end takes at run time the one that
+ * hapi_vector_of() gives, and oneDNN's own kernels where that is none.
  *
  * Elements are f32 or bf16 (rounded to nearest even), arithmetic is f32. Every function takes rows one by
  * one: the result of a row does not depend on the others, nor on how many there are. Sources and destination
@@ -20,9 +21,7 @@ struct hapi_rows {
     enum hapi_dtype src, dst;
 };
 
-/* AVX-512 F, BW, DQ, VL, and for bf16 AVX-512 BF16. */
-bool hapi_vector_usable(enum hapi_dtype dtype);
-/* Whether the back end computes the activation by hapi_vector_affine(). It then does so everywhere, behind a
+/* Whether the back end computes the activation by `affine` below. It then does so everywhere, behind a
  * convolution as well as alone, so that a cut in between changes no bit; those that both compute without
  * rounding may be either's. */
 bool hapi_vector_act(const struct hapi_act *act);
@@ -40,7 +39,6 @@ struct hapi_affine {
     int64_t group;
     struct hapi_act act;
 };
-void hapi_vector_affine(const struct hapi_affine *a, void *y, const void *x);
 
 /* y[r] = softmax(x[r] + masks[0][m(r, 0)] + masks[1][m(r, 1)]), added in this order in f32;
  * m(r, k) = r / mask[k].group % mask[k].count * mask[k].block + r % mask[k].block. masks: dense f32 rows of
@@ -49,7 +47,6 @@ struct hapi_softmax {
     struct hapi_rows rows;
     struct hapi_mask mask[HAPI_MASKS];
 };
-void hapi_vector_softmax(const struct hapi_softmax *s, void *y, const void *x, const float *const *masks);
 
 /* y[r][c] = (x[r][c] - mean(x[r])) / sqrt(var(x[r]) + epsilon) * scale[k] + shift[k]; scale and shift may be
  * NULL. k = c; or, with plane > 0, a number for each `plane` columns: k = r % period * (cols / plane) + c /
@@ -60,6 +57,21 @@ struct hapi_layer_norm {
     float epsilon;
     const float *scale, *shift;
 };
-void hapi_vector_layer_norm(const struct hapi_layer_norm *l, void *y, const void *x);
+
+/* One build of them. */
+struct hapi_vector {
+    bool bf16; /* takes it; else all dtypes must be HAPI_F32 */
+    void (*affine)(const struct hapi_affine *a, void *y, const void *x);
+    void (*softmax)(const struct hapi_softmax *s, void *y, const void *x, const float *const *masks);
+    void (*layer_norm)(const struct hapi_layer_norm *l, void *y, const void *x);
+};
+extern const struct hapi_vector hapi_vector_avx512; /* F, BW, DQ, VL, and for bf16 AVX-512 BF16 */
+extern const struct hapi_vector hapi_vector_avx2;   /* and FMA */
+
+/* Whether this CPU has what v takes for elements of dtype. */
+bool hapi_vector_runs(const struct hapi_vector *v, enum hapi_dtype dtype);
+/* The build for plans that compute in dtype: of the instructions that oneDNN uses as well, as the numeric
+ * class has it. NULL: none. */
+const struct hapi_vector *hapi_vector_of(enum hapi_dtype dtype);
 
 #endif

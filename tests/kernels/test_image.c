@@ -164,8 +164,8 @@ static void ops__against_plain_loops__agree_and_have_a_kernel(void)
               *whole = run(m, "onednn", HAPI_F32, SAMPLES, x, &n, &loops);
         double nmse = net_nmse(whole, truth, SAMPLES * n);
         CHECKF(nmse < 1e-11, "%s %s: NMSE %g", o->op, o->name, nmse);
-        /* Without AVX-512 more of them are left to the loops. */
-        CHECKF(loops == o->loops || !hapi_vector_usable(HAPI_F32), "%s %s: loops %d", o->op, o->name, loops);
+        /* Without vector kernels more of them are left to the loops. */
+        CHECKF(loops == o->loops || !hapi_vector_of(HAPI_F32), "%s %s: loops %d", o->op, o->name, loops);
         for (int64_t batch = 1; batch <= 3; batch++) {
             float *part = run(m, "onednn", HAPI_F32, batch, x, &n, &loops);
             CHECKF(net_same(part, whole, SAMPLES * n * sizeof *part), "%s %s: micro-batch %d", o->op, o->name,

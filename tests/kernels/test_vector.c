@@ -1,4 +1,5 @@
-/* Kernels of our own against the formulas in double precision: every tail, strides, dtypes, in place. */
+/* Kernels of our own against the formulas in double precision: every tail, strides, dtypes, in place; each
+ * build of them that this CPU runs. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,9 +61,11 @@ static const struct {
     enum hapi_dtype src, dst;
 } pairs[] = {{HAPI_F32, HAPI_F32}, {HAPI_BF16, HAPI_BF16}, {HAPI_F32, HAPI_BF16}, {HAPI_BF16, HAPI_F32}};
 
+static const struct hapi_vector *vector; /* under test */
+
 static bool usable(int pair)
 {
-    return hapi_vector_usable(pairs[pair].src) && hapi_vector_usable(pairs[pair].dst);
+    return hapi_vector_runs(vector, pairs[pair].src) && hapi_vector_runs(vector, pairs[pair].dst);
 }
 
 static const int64_t widths[] = {1, 2, 15, 16, 17, 31, 32, 33, 49, 64, 100, 197, 768, 1025, 1199};
@@ -90,7 +93,7 @@ static void affine_case(const struct hapi_act *act, int pair, int64_t cols, bool
         a.scale_dtype = group ? src : HAPI_F32;
     }
     memset(y, 0x41, sizeof y);
-    hapi_vector_affine(&a, y, x);
+    vector->affine(&a, y, x);
     hapi_convert(out_value, HAPI_F32, y, dst, (size_t)(ROWS * to));
     float canary;
     hapi_convert(&canary, HAPI_F32, (const unsigned char *)y + sizeof y - 4, dst, 1);
@@ -133,7 +136,7 @@ static void activation__the_whole_line__is_exact_and_finite(void)
         double worst = 0;
         for (int i = 0; i < N; i++)
             in[i] = (float)(i - N / 2) / (N / 2) * 80;
-        hapi_vector_affine(&a, out, in);
+        vector->affine(&a, out, in);
         for (int i = 0; i < N; i++) {
             double want = act_exact(&a.act, (double)in[i]), d = fabs((double)out[i] - want);
             d /= kinds[k].relative > 0 ? fabs(want) + 1e-37 : fmax(1, fabs(want));
@@ -143,7 +146,7 @@ static void activation__the_whole_line__is_exact_and_finite(void)
                (int)kinds[k].kind, worst);
         float ends[4] = {-1e30F, 1e30F, -200, 200}, made[4];
         a.rows = (struct hapi_rows){1, 4, 4, 4, HAPI_F32, HAPI_F32};
-        hapi_vector_affine(&a, made, ends);
+        vector->affine(&a, made, ends);
         for (int i = 0; i < 4; i++)
             CHECKF(isfinite(made[i]), "activation %d of %g is %g", (int)kinds[k].kind, (double)ends[i],
                    (double)made[i]);
@@ -164,12 +167,12 @@ static void activation__to_bf16__is_as_exact_as_bf16(void)
     static float in[N], out[N];
     static uint16_t rounded[N];
 
-    for (size_t k = 0; k < sizeof kinds / sizeof *kinds && hapi_vector_usable(HAPI_BF16); k++) {
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds && hapi_vector_runs(vector, HAPI_BF16); k++) {
         struct hapi_affine a = {.rows = {1, N, N, N, HAPI_F32, HAPI_BF16}, .act = {.kind = kinds[k].kind}};
         double worst = 0, at = 0;
         for (int i = 0; i < N; i++)
             in[i] = (float)(kinds[k].from + (80 - kinds[k].from) * i / (N - 1));
-        hapi_vector_affine(&a, rounded, in);
+        vector->affine(&a, rounded, in);
         hapi_convert(out, HAPI_F32, rounded, HAPI_BF16, N);
         for (int i = 0; i < N; i++) {
             double want = act_exact(&a.act, (double)in[i]);
@@ -187,7 +190,7 @@ static void relu__of_negatives__is_plus_zero(void)
     float in[3] = {-1, -0.0F, -1e30F}, out[3];
     struct hapi_affine a = {.rows = {1, 3, 3, 3, HAPI_F32, HAPI_F32}, .act = {.kind = HAPI_ACT_RELU}};
 
-    hapi_vector_affine(&a, out, in);
+    vector->affine(&a, out, in);
     for (int i = 0; i < 3; i++)
         CHECKF(out[i] == 0 && !signbit(out[i]), "element %d is %g", i, (double)out[i]);
 }
@@ -205,7 +208,7 @@ static void softmax_case(int pair, int64_t cols, int masks)
     memcpy(s.mask, where, sizeof where);
     fill(x, value, ROWS * (cols + 1), src, -20, 20);
     fill(scale, scale_value, 4 * cols, HAPI_F32, -3, 3);
-    hapi_vector_softmax(&s, y, x, mask);
+    vector->softmax(&s, y, x, mask);
     hapi_convert(out_value, HAPI_F32, y, dst, (size_t)(ROWS * cols));
     for (int64_t r = 0; r < ROWS; r++) {
         double top = -1e300, sum = 0;
@@ -241,7 +244,7 @@ static void softmax__masked_by_infinity__gives_zero_there(void)
 
     for (int i = 0; i < 20; i++)
         in[i] = i % 2 ? -INFINITY : 1;
-    hapi_vector_softmax(&s, made, in, NULL);
+    vector->softmax(&s, made, in, NULL);
     for (int i = 0; i < 20; i++)
         CHECKF(fabs((double)made[i] - (i % 2 ? 0 : 0.1)) < 1e-6, "element %d is %g", i, (double)made[i]);
 }
@@ -259,7 +262,7 @@ static void layer_norm_case(int pair, int64_t cols, bool lines)
     }
     l.scale = lines ? scale : NULL;
     l.shift = lines ? shift : NULL;
-    hapi_vector_layer_norm(&l, y, x);
+    vector->layer_norm(&l, y, x);
     hapi_convert(out_value, HAPI_F32, y, dtype, (size_t)(ROWS * cols));
     for (int64_t r = 0; r < ROWS; r++) {
         double mean = 0, var = 0;
@@ -304,11 +307,11 @@ static void rows__alone_or_among_others__same_bits(void)
             float *p = k ? one : many;
             rows.rows = k ? 1 : ROWS;
             if (f == 0)
-                hapi_vector_softmax(&(struct hapi_softmax){.rows = rows}, p, p, NULL);
+                vector->softmax(&(struct hapi_softmax){.rows = rows}, p, p, NULL);
             else if (f == 1)
-                hapi_vector_layer_norm(&(struct hapi_layer_norm){.rows = rows, .epsilon = 1e-5F}, p, p);
+                vector->layer_norm(&(struct hapi_layer_norm){.rows = rows, .epsilon = 1e-5F}, p, p);
             else
-                hapi_vector_affine(
+                vector->affine(
                     &(struct hapi_affine){.rows = rows, .scale = scaled, .act = {.kind = HAPI_ACT_GELU}}, p,
                     p);
         }
@@ -316,19 +319,37 @@ static void rows__alone_or_among_others__same_bits(void)
     }
 }
 
+static void hapi_vector_of__each_dtype__runs_here(void)
+{
+    for (int pair = 0; pair < 2; pair++) {
+        const struct hapi_vector *v = hapi_vector_of(pairs[pair].src);
+        CHECKF(!v || hapi_vector_runs(v, pairs[pair].src), "%s", hapi_dtype_name(pairs[pair].src));
+    }
+    CHECK(!hapi_vector_of(HAPI_I8));
+}
+
 int main(void)
 {
-    if (!hapi_vector_usable(HAPI_F32)) {
-        puts("skipped: this CPU has no AVX-512");
-        return 77;
+    static const struct hapi_vector *const builds[] = {&hapi_vector_avx512, &hapi_vector_avx2};
+    int run = 0;
+
+    for (size_t i = 0; i < sizeof builds / sizeof *builds; i++) {
+        vector = builds[i];
+        if (!hapi_vector_runs(vector, HAPI_F32))
+            continue;
+        run++;
+        printf("# %s\n", i ? "AVX2" : "AVX-512");
+        CASE(affine__every_shape__is_the_formula);
+        CASE(activation__the_whole_line__is_exact_and_finite);
+        CASE(activation__to_bf16__is_as_exact_as_bf16);
+        CASE(relu__of_negatives__is_plus_zero);
+        CASE(softmax__every_shape__is_the_formula);
+        CASE(softmax__masked_by_infinity__gives_zero_there);
+        CASE(layer_norm__every_shape__is_the_formula);
+        CASE(rows__alone_or_among_others__same_bits);
     }
-    CASE(affine__every_shape__is_the_formula);
-    CASE(activation__the_whole_line__is_exact_and_finite);
-    CASE(activation__to_bf16__is_as_exact_as_bf16);
-    CASE(relu__of_negatives__is_plus_zero);
-    CASE(softmax__every_shape__is_the_formula);
-    CASE(softmax__masked_by_infinity__gives_zero_there);
-    CASE(layer_norm__every_shape__is_the_formula);
-    CASE(rows__alone_or_among_others__same_bits);
+    if (!run)
+        SKIP("this CPU has neither AVX-512 nor AVX2");
+    CASE(hapi_vector_of__each_dtype__runs_here);
     return check_done();
 }
