@@ -38,8 +38,8 @@ bool hapi_cpu_same_bits(void)
 {
     bool same = true;
 #if HAPI_HAVE_ONEDNN
-    unsigned core = dnnl_cpu_isa_avx512_core;
-    same = ((unsigned)dnnl_get_effective_cpu_isa() & core) == core;
+    unsigned avx2 = dnnl_cpu_isa_avx2;
+    same = ((unsigned)dnnl_get_effective_cpu_isa() & avx2) == avx2;
 #endif
     return same;
 }

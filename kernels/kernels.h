@@ -335,7 +335,7 @@ bool hapi_backend_computes(const char *backend, enum hapi_dtype dtype);
  * with the likely cause. Static string, or NULL when nothing is. */
 const char *hapi_cpu_warning(void);
 /* Whether back end onednn gives a sample the same f32 bits in any micro-batch, up to and from any cut, with
- * any number of threads. Without AVX-512 it does not: oneDNN chooses by the shape in which order its products
+ * any number of threads. Without AVX2 it does not: oneDNN chooses by the shape in which order its products
  * sum, and the last places differ (relative L2 below 1e-6). */
 bool hapi_cpu_same_bits(void);
 /* Whether products of int8 are hardware here (AVX-512 VNNI); without it they are slow, and may saturate. */

@@ -313,6 +313,7 @@ static int dnn_compile(struct hapi_backend **out, const struct hapi_graph *g,
     b->engine = engine;
     if (spec->dtype == HAPI_I8) /* all that is not in b->quant */
         b->spec.dtype = HAPI_F32;
+    b->avx2 = b->spec.dtype == HAPI_F32 && hapi_vector_of(HAPI_F32) == &hapi_vector_avx2;
     b->vector = spec->stock ? NULL : hapi_vector_of(b->spec.dtype);
     b->mem = hapi_arena_new(INSTANCE_BYTES_MAX);
     if (weights && !*weights)

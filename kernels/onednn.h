@@ -151,6 +151,11 @@ struct hapi_dnn {
     size_t n_storages, max_storages, n_reps, max_reps, n_ops, max_ops;
     size_t weight_bytes, arena_bytes, scratch_bytes;
     const struct hapi_vector *vector; /* kernels of ours; NULL: none may be used */
+    /* oneDNN's kernels are those for AVX2. Its products there are slow, and sum in an order that depends on
+     * how many rows there are: a 1x1 convolution is neither. What a convolution adds by itself (bias, sum) is
+     * what its sums begin with, which rounds differently from an addition behind it: where a cut may be in
+     * between, additions are behind it. */
+    bool avx2;
     struct hapi_dnn_quant
         *quant;   /* per value, where the plan is of HAPI_I8 (spec.dtype is then F32); else NULL */
     size_t *ends; /* per step: ops up to its end */
@@ -201,6 +206,13 @@ bool hapi_dnn_dies(const struct hapi_dnn *b, int rep);
 /* A rep for the step's output in x's dtype and layout: over x where that dies and is as large, else in memory
  * of its own. */
 int hapi_dnn_make_over(struct hapi_dnn *b, int x, struct hapi_err *err);
+/* How a residual joins the result of a kernel that reads storage x. */
+enum hapi_dnn_join {
+    HAPI_DNN_APART, /* by an addition behind it */
+    HAPI_DNN_SUM,   /* the kernel adds to what is in its output's memory */
+    HAPI_DNN_PLUS   /* the kernel reads it as one more tensor */
+};
+enum hapi_dnn_join hapi_dnn_join(const struct hapi_dnn *b, int residual, int x);
 /* Descriptor from an operation descriptor; HAPI_DNN_NONE when there is none or only a `ref` one. */
 int hapi_dnn_pd(struct hapi_dnn *b, const void *op_desc, const_dnnl_primitive_attr_t attr,
                 dnnl_primitive_desc_t *pd);
@@ -211,6 +223,10 @@ int hapi_dnn_execute(struct hapi_dnn *b, dnnl_primitive_desc_t pd, const struct 
                      struct hapi_err *err);
 /* An attribute with user scratchpad and the post-ops: sum (where asked for), then the activation. */
 dnnl_status_t hapi_dnn_attr(bool sum, const struct hapi_act *act, dnnl_primitive_attr_t *attr);
+/* The same behind additions of tensors, which are arguments HAPI_DNN_ARG_PLUS(0) and (1); NULL: none. */
+dnnl_status_t hapi_dnn_attr_plus(const dnnl_memory_desc_t *first, const dnnl_memory_desc_t *then, bool sum,
+                                 const struct hapi_act *act, dnnl_primitive_attr_t *attr);
+#define HAPI_DNN_ARG_PLUS(i) (DNNL_ARG_ATTR_MULTIPLE_POST_OP(i) | DNNL_ARG_SRC_1)
 /* Appends the activation; its result is multiplied by scale. */
 dnnl_status_t hapi_dnn_append_act(dnnl_post_ops_t ops, const struct hapi_act *a, float scale);
 /* The step's nodes, unfused, by plain loops. */

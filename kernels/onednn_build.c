@@ -351,6 +351,12 @@ dnnl_status_t hapi_dnn_append_act(dnnl_post_ops_t ops, const struct hapi_act *a,
 
 dnnl_status_t hapi_dnn_attr(bool sum, const struct hapi_act *act, dnnl_primitive_attr_t *attr)
 {
+    return hapi_dnn_attr_plus(NULL, NULL, sum, act, attr);
+}
+
+dnnl_status_t hapi_dnn_attr_plus(const dnnl_memory_desc_t *first, const dnnl_memory_desc_t *then, bool sum,
+                                 const struct hapi_act *act, dnnl_primitive_attr_t *attr)
+{
     dnnl_post_ops_t ops = NULL;
     dnnl_status_t s;
 
@@ -360,6 +366,10 @@ dnnl_status_t hapi_dnn_attr(bool sum, const struct hapi_act *act, dnnl_primitive
         s = dnnl_primitive_attr_set_scratchpad_mode(*attr, dnnl_scratchpad_mode_user);
     if (!s)
         s = dnnl_post_ops_create(&ops);
+    if (!s && first)
+        s = dnnl_post_ops_append_binary(ops, dnnl_binary_add, first);
+    if (!s && then)
+        s = dnnl_post_ops_append_binary(ops, dnnl_binary_add, then);
     if (!s && sum)
         s = dnnl_post_ops_append_sum(ops, 1);
     if (!s && act)

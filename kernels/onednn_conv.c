@@ -85,16 +85,17 @@ static dnnl_status_t weights_md(const struct hapi_dnn *b, struct hapi_dnn_conv *
                                              dnnl_format_tag_any);
 }
 
-static int conv_pd(struct hapi_dnn *b, struct hapi_dnn_conv *c, bool sum, const struct hapi_act *act,
-                   dnnl_primitive_desc_t *pd)
+static int conv_pd(struct hapi_dnn *b, struct hapi_dnn_conv *c, enum hapi_dnn_join join,
+                   const struct hapi_act *act, dnnl_primitive_desc_t *pd)
 {
     struct hapi_dnn_geometry geo;
     dnnl_convolution_desc_t d;
-    dnnl_primitive_attr_t attr;
+    dnnl_primitive_attr_t attr = NULL;
     int rc = HAPI_DNN_NONE;
 
     hapi_dnn_geometry_of(&c->w, hapi_dnn_spatial(b, c->x), &geo);
-    if (!hapi_dnn_attr(sum, act, &attr) && !hapi_dnn_conv_edges(b, c) && !weights_md(b, c, &geo) &&
+    if (!hapi_dnn_conv_edges(b, c) && !weights_md(b, c, &geo) &&
+        !hapi_dnn_attr_plus(join == HAPI_DNN_PLUS ? &c->dst : NULL, NULL, join == HAPI_DNN_SUM, act, &attr) &&
         !dnnl_dilated_convolution_forward_desc_init(&d, dnnl_forward_inference, dnnl_convolution_direct,
                                                     &c->src, &c->wei, c->bias >= 0 ? &c->bia : NULL, &c->dst,
                                                     geo.stride, geo.dilation, geo.pad_begin, geo.pad_end))
@@ -104,23 +105,26 @@ static int conv_pd(struct hapi_dnn *b, struct hapi_dnn_conv *c, bool sum, const 
 }
 
 /* Emits the convolution of pd into dst; what pd did not take of residual and activation comes after it. */
-static int conv_emit(struct hapi_dnn *b, struct hapi_dnn_conv *c, dnnl_primitive_desc_t pd, bool sum,
-                     bool act, int residual, struct hapi_err *err)
+static int conv_emit(struct hapi_dnn *b, struct hapi_dnn_conv *c, dnnl_primitive_desc_t pd,
+                     enum hapi_dnn_join join, bool act, int residual, struct hapi_err *err)
 {
     const struct hapi_step *s = b->step;
-    struct hapi_dnn_arg args[4];
+    struct hapi_dnn_arg args[5];
     int n = hapi_dnn_conv_args(b, c, pd, args, err), dst = n;
 
     if (n >= 0)
-        dst = sum ? hapi_dnn_make_in(b, s->out, c->out_dtype, c->layout, b->reps[residual].storage, err)
+        dst = join == HAPI_DNN_SUM
+                  ? hapi_dnn_make_in(b, s->out, c->out_dtype, c->layout, b->reps[residual].storage, err)
                   : hapi_dnn_make(b, s->out, c->out_dtype, c->layout, err);
     if (dst < 0) {
         dnnl_primitive_desc_destroy(pd);
         return dst;
     }
     args[2].storage = b->reps[dst].storage;
+    if (join == HAPI_DNN_PLUS)
+        args[n++] = (struct hapi_dnn_arg){HAPI_DNN_ARG_PLUS(0), &c->dst, b->reps[residual].storage};
     int rc = hapi_dnn_execute(b, pd, args, n, err);
-    if (!rc && residual >= 0 && !sum)
+    if (!rc && residual >= 0 && join == HAPI_DNN_APART)
         rc = hapi_dnn_add(b, dst, residual, dst, act ? NULL : &s->act, err);
     else if (!rc && !act && s->act.kind != HAPI_ACT_NONE)
         rc = hapi_dnn_activate(b, dst, dst, &s->act, err);
@@ -133,7 +137,8 @@ static int conv_try(struct hapi_dnn *b, struct hapi_dnn_conv *c, bool fused, str
     const struct hapi_step *s = b->step;
     dnnl_primitive_desc_t pd;
     int residual = -1;
-    bool sum = false, act = fused && hapi_dnn_post_act(b, &s->act);
+    bool act = fused && hapi_dnn_post_act(b, &s->act);
+    enum hapi_dnn_join join = HAPI_DNN_APART;
 
     if (s->residual >= 0) {
         residual = hapi_dnn_need(b, s->residual, c->out_dtype, c->layout, err);
@@ -142,12 +147,11 @@ static int conv_try(struct hapi_dnn *b, struct hapi_dnn_conv *c, bool fused, str
         int x = hapi_dnn_need(b, c->x, c->dtype, c->layout, err);
         if (x < 0)
             return x;
-        /* The kernel reads x while it writes over the residual: they must not be one buffer. */
-        sum = fused && hapi_dnn_dies(b, residual) && b->reps[residual].storage != b->reps[x].storage;
-        act = act && sum;
+        join = fused ? hapi_dnn_join(b, residual, b->reps[x].storage) : HAPI_DNN_APART;
+        act = act && join != HAPI_DNN_APART;
     }
-    int rc = conv_pd(b, c, sum, act ? &s->act : NULL, &pd);
-    return rc ? rc : conv_emit(b, c, pd, sum, act, residual, err);
+    int rc = conv_pd(b, c, join, act ? &s->act : NULL, &pd);
+    return rc ? rc : conv_emit(b, c, pd, join, act, residual, err);
 }
 
 int hapi_dnn_conv(struct hapi_dnn *b, struct hapi_err *err)

@@ -13,6 +13,7 @@ struct product {
     int out;          /* value that the product writes */
     enum hapi_dtype dtype, out_dtype;
     dnnl_memory_desc_t src_md, wei_md, wei_plain, bias_md, dst_md;
+    bool pixels;  /* a 1x1 convolution: rows are pixels */
     bool swapped; /* weights: as hapi_dnn_need_swapped() gives them, with these strides */
     int64_t wei_stride[HAPI_MAX_RANK];
     float alpha, beta; /* factors of constant weights and bias */
@@ -44,16 +45,26 @@ static int operand(struct hapi_dnn *b, int value, float factor, const dnnl_memor
              : hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for weights");
 }
 
-static int product_pd(struct hapi_dnn *b, const struct product *p, bool sum, const struct hapi_act *act,
-                      dnnl_primitive_desc_t *pd)
+static int product_pd(struct hapi_dnn *b, const struct product *p, enum hapi_dnn_join join,
+                      const struct hapi_act *act, dnnl_primitive_desc_t *pd)
 {
-    dnnl_matmul_desc_t d;
+    static const dnnl_dims_t one = {1, 1}, none = {0, 0};
+    const dnnl_memory_desc_t *bias = p->bias >= 0 ? &p->bias_md : NULL;
+    const dnnl_memory_desc_t *plus = join == HAPI_DNN_PLUS ? &p->dst_md : NULL;
+    dnnl_convolution_desc_t c;
+    dnnl_matmul_desc_t m;
     dnnl_primitive_attr_t attr;
     int rc = HAPI_DNN_NONE;
 
-    if (!hapi_dnn_attr(sum, act, &attr) &&
-        !dnnl_matmul_desc_init(&d, &p->src_md, &p->wei_md, p->bias >= 0 ? &p->bias_md : NULL, &p->dst_md))
-        rc = hapi_dnn_pd(b, &d, attr, pd);
+    if (p->pixels) {
+        if (!hapi_dnn_attr_plus(bias ? bias : plus, bias ? plus : NULL, false, act, &attr) &&
+            !dnnl_convolution_forward_desc_init(&c, dnnl_forward_inference, dnnl_convolution_direct,
+                                                &p->src_md, &p->wei_md, NULL, &p->dst_md, one, none, none))
+            rc = hapi_dnn_pd(b, &c, attr, pd);
+    } else if (!hapi_dnn_attr_plus(plus, NULL, join == HAPI_DNN_SUM, act, &attr) &&
+               !dnnl_matmul_desc_init(&m, &p->src_md, &p->wei_md, bias, &p->dst_md)) {
+        rc = hapi_dnn_pd(b, &m, attr, pd);
+    }
     dnnl_primitive_attr_destroy(attr);
     return rc;
 }
@@ -79,7 +90,7 @@ static int product_args(struct hapi_dnn *b, const struct product *p, const dnnl_
         r = operand(b, p->bias, p->beta, &p->bias_md, &p->bias_md, err);
         if (r < 0)
             return r;
-        args[n++] = (struct hapi_dnn_arg){DNNL_ARG_BIAS, &p->bias_md, r};
+        args[n++] = (struct hapi_dnn_arg){p->pixels ? HAPI_DNN_ARG_PLUS(0) : DNNL_ARG_BIAS, &p->bias_md, r};
     }
     return n;
 }
@@ -87,8 +98,9 @@ static int product_args(struct hapi_dnn *b, const struct product *p, const dnnl_
 static int product_emit(struct hapi_dnn *b, const struct product *p, bool fused, struct hapi_err *err)
 {
     const struct hapi_step *s = b->step;
-    bool sum = false, act = fused && hapi_dnn_post_act(b, &s->act);
-    struct hapi_dnn_arg args[4];
+    bool act = fused && hapi_dnn_post_act(b, &s->act);
+    enum hapi_dnn_join join = HAPI_DNN_APART;
+    struct hapi_dnn_arg args[5];
     dnnl_primitive_desc_t pd;
     int residual = -1, rc, n, x, y;
 
@@ -97,35 +109,63 @@ static int product_emit(struct hapi_dnn *b, const struct product *p, bool fused,
         x = residual < 0 ? residual : hapi_dnn_need(b, p->src, p->dtype, HAPI_LAYOUT_PLAIN, err);
         if (x < 0)
             return x;
-        sum = fused && hapi_dnn_dies(b, residual) && b->reps[residual].storage != b->reps[x].storage;
-        act = act && sum;
+        join = fused ? hapi_dnn_join(b, residual, b->reps[x].storage) : HAPI_DNN_APART;
+        act = act && join != HAPI_DNN_APART;
     }
-    rc = product_pd(b, p, sum, act ? &s->act : NULL, &pd);
+    rc = product_pd(b, p, join, act ? &s->act : NULL, &pd);
     if (rc)
         return rc;
     n = product_args(b, p, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0), args, err);
     y = n < 0 ? n
-        : sum ? hapi_dnn_make_in(b, s->out, p->out_dtype, HAPI_LAYOUT_PLAIN, b->reps[residual].storage, err)
-              : hapi_dnn_make(b, s->out, p->out_dtype, HAPI_LAYOUT_PLAIN, err);
+        : join == HAPI_DNN_SUM
+            ? hapi_dnn_make_in(b, s->out, p->out_dtype, HAPI_LAYOUT_PLAIN, b->reps[residual].storage, err)
+            : hapi_dnn_make(b, s->out, p->out_dtype, HAPI_LAYOUT_PLAIN, err);
     if (y < 0) {
         dnnl_primitive_desc_destroy(pd);
         return y;
     }
     args[n++] = (struct hapi_dnn_arg){DNNL_ARG_DST, &p->dst_md, b->reps[y].storage};
+    if (join == HAPI_DNN_PLUS)
+        args[n++] = (struct hapi_dnn_arg){HAPI_DNN_ARG_PLUS(p->pixels && p->bias >= 0), &p->dst_md,
+                                          b->reps[residual].storage};
     rc = hapi_dnn_execute(b, pd, args, n, err);
-    if (!rc && residual >= 0 && !sum)
+    if (!rc && residual >= 0 && join == HAPI_DNN_APART)
         rc = hapi_dnn_add(b, y, residual, y, &s->act, err);
     else if (!rc && !act && s->act.kind != HAPI_ACT_NONE)
         rc = hapi_dnn_activate(b, y, y, &s->act, err);
     return rc;
 }
 
+/* The product of dense rows and a constant matrix as a convolution; false where it is none. The bias is added
+ * behind it: as its own, the sums would begin with it, and a cut between the two would change bits. */
+static bool as_pixels(const struct hapi_dnn *b, const struct product *p, struct product *c)
+{
+    const dnnl_memory_desc_t *x = &p->src_md, *w = &p->wei_plain;
+    const dnnl_dim_t *stride = w->format_desc.blocking.strides;
+    dnnl_dim_t m = x->dims[0], k = x->dims[1], n = w->dims[1];
+    dnnl_dims_t src = {1, k, 1, m}, wei = {n, k, 1, 1}, dst = {1, n, 1, m}, bias = {1, n, 1, 1};
+    dnnl_dims_t wei_stride = {stride[1], stride[0], k * n, k * n};
+
+    *c = *p;
+    c->pixels = true;
+    return x->ndims == 2 && x->format_desc.blocking.strides[0] == k && b->g->values[p->weights].data &&
+           !dnnl_memory_desc_init_by_tag(&c->src_md, 4, src, dnnl_f32, dnnl_nhwc) &&
+           !dnnl_memory_desc_init_by_strides(&c->wei_plain, 4, wei, dnnl_f32, wei_stride) &&
+           !dnnl_memory_desc_init_by_tag(&c->wei_md, 4, wei, dnnl_f32, dnnl_format_tag_any) &&
+           !dnnl_memory_desc_init_by_tag(&c->dst_md, 4, dst, dnnl_f32, dnnl_nhwc) &&
+           !dnnl_memory_desc_init_by_tag(&c->bias_md, 4, bias, dnnl_f32, dnnl_nhwc);
+}
+
 static int product_compile(struct hapi_dnn *b, struct product *p, struct hapi_err *err)
 {
-    int rc;
+    struct product c;
+    int rc = HAPI_DNN_NONE;
 
     p->dtype = b->spec.dtype;
-    rc = product_emit(b, p, true, err);
+    if (b->avx2 && as_pixels(b, p, &c))
+        rc = product_emit(b, &c, true, err);
+    if (rc == HAPI_DNN_NONE)
+        rc = product_emit(b, p, true, err);
     if (rc == HAPI_DNN_NONE)
         rc = product_emit(b, p, false, err);
     if (rc == HAPI_DNN_NONE && p->flops > plain_flops_max)

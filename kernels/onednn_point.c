@@ -134,6 +134,14 @@ int hapi_dnn_add(struct hapi_dnn *b, int a_rep, int b_rep, int out_rep, const st
     return rc ? rc : rest_part(b, out_rep, act, err);
 }
 
+enum hapi_dnn_join hapi_dnn_join(const struct hapi_dnn *b, int residual, int x)
+{
+    if (b->avx2)
+        return HAPI_DNN_PLUS;
+    /* The kernel reads x while it writes over the residual: they must not be one buffer. */
+    return hapi_dnn_dies(b, residual) && b->reps[residual].storage != x ? HAPI_DNN_SUM : HAPI_DNN_APART;
+}
+
 /* Descriptor of an operand against an output of rank n, in the rep that it gets: operands of full rank take
  * the output's layout, others (scales, biases: few elements) stay in the model's order. */
 static dnnl_status_t operand_md(const struct hapi_dnn *b, int value, int n, enum hapi_layout layout,
