@@ -11,7 +11,7 @@
 
 enum { BLOCKS = 1024, STREAMS = 64, DEPTH = 8, LAUNCH_NS = 2000, SLOW_NS = 1000000, CALLBACK_NS = 200000 };
 
-static const size_t FILLED = 8 << 20; /* of a block, at most: it takes time */
+static const size_t FILLED = 4 << 20; /* of a block, at most: it takes time */
 static const size_t TOTAL = 1UL << 30;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;

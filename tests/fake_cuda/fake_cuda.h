@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FAKE_CUDA_FILL = 0x3c }; /* each byte of new device memory (the first 8 MiB); as f32 0.0115 */
+enum { FAKE_CUDA_FILL = 0x3c }; /* each byte of new device memory (the first 4 MiB); as f32 0.0115 */
 
 struct fake_cuda_report {
     long calls;    /* so far, those that can fail */
