@@ -246,7 +246,7 @@ INLINE struct logits logits_of(const struct hapi_softmax *s, const void *x, cons
 
 /* Rows of up to SHORT columns stay in registers between the passes, of up to KEEP in the stack's cache lines,
  * others are made again. */
-enum { SHORT = 64, KEEP = 1024 };
+enum { SHORT = 4 * LANES, KEEP = 1024 };
 
 /* e^(v - top), for bf16 as coarsely as that holds. */
 INLINE vec softmax_exp(vec v, vec top, enum hapi_dtype dst)
@@ -362,20 +362,6 @@ INLINE void softmax(const struct hapi_softmax *s, void *y, const void *x, const 
     case 4:
         softmax_rows(s, y, x, masks, 4, src, dst);
         break;
-#if LANES == 8
-    case 5:
-        softmax_rows(s, y, x, masks, 5, src, dst);
-        break;
-    case 6:
-        softmax_rows(s, y, x, masks, 6, src, dst);
-        break;
-    case 7:
-        softmax_rows(s, y, x, masks, 7, src, dst);
-        break;
-    case 8:
-        softmax_rows(s, y, x, masks, 8, src, dst);
-        break;
-#endif
     default:
         softmax_rows(s, y, x, masks, 0, src, dst);
     }
