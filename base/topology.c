@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <hwloc.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,28 +35,81 @@ static int quota_of(const char *file, int otherwise)
     return n > 0 ? n : 1;
 }
 
-/* The smallest CPU quota of our (version 2) cgroup and those above it; "max" has none. */
-static int cores_by_quota(int cores)
+/* Our (version 2) cgroup and those above it, "" last; false: that is not known. */
+static bool cgroup_of(char *dir, size_t size)
 {
-    char line[1024], dir[1024] = "", file[1200];
+    char line[1024];
     FILE *f = fopen("/proc/self/cgroup", "re");
 
     if (!f)
-        return cores;
+        return false;
+    *dir = '\0';
     while (fgets(line, sizeof line, f)) {
         line[strcspn(line, "\n")] = '\0';
         if (!strncmp(line, "0::", 3))
-            snprintf(dir, sizeof dir, "%s", line + 3);
+            snprintf(dir, size, "%s", line + 3);
     }
     fclose(f);
-    for (;;) {
+    return true;
+}
+
+static bool cgroup_up(char *dir)
+{
+    char *slash = strrchr(dir, '/');
+
+    if (slash)
+        *slash = '\0';
+    return slash != NULL;
+}
+
+/* The smallest CPU quota; "max" has none. */
+static int cores_by_quota(int cores)
+{
+    char dir[1024], file[1200];
+
+    if (!cgroup_of(dir, sizeof dir))
+        return cores;
+    do {
         snprintf(file, sizeof file, "/sys/fs/cgroup%s/cpu.max", dir);
         cores = quota_of(file, cores);
-        char *slash = strrchr(dir, '/');
-        if (!slash)
-            return cores;
-        *slash = '\0';
+    } while (cgroup_up(dir));
+    return cores;
+}
+
+/* false: there is no such file, or it says "max". */
+static bool bytes_of(const char *dir, const char *name, unsigned long long *out)
+{
+    char file[1200];
+
+    snprintf(file, sizeof file, "/sys/fs/cgroup%s/%s", dir, name);
+    FILE *f = fopen(file, "re");
+    bool said = f && fscanf(f, "%llu", out) == 1;
+    if (f)
+        fclose(f);
+    return said;
+}
+
+uint64_t hapi_memory_available(void)
+{
+    unsigned long long kib, most, used;
+    uint64_t bytes = 0;
+    char line[256], dir[1024];
+    FILE *f = fopen("/proc/meminfo", "re");
+
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+            bytes = (uint64_t)kib << 10;
+    if (f)
+        fclose(f);
+    bool known = cgroup_of(dir, sizeof dir);
+    while (known) {
+        if (bytes_of(dir, "memory.max", &most) && bytes_of(dir, "memory.current", &used)) {
+            uint64_t left = most > used ? most - used : 0;
+            bytes = left < bytes ? left : bytes;
+        }
+        known = cgroup_up(dir);
     }
+    return bytes;
 }
 
 static int cores_find(struct hapi_topology *t, struct hapi_err *err)

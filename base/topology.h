@@ -1,11 +1,12 @@
 /*
  * Where a worker sits: cores, NUMA nodes and network devices, from hwloc. Read once, then only looked at.
- * Any thread after hapi_topology_open().
+ * Any thread after hapi_topology_open(); hapi_memory_available() on any thread, at any time.
  */
 #ifndef HAPI_BASE_TOPOLOGY_H
 #define HAPI_BASE_TOPOLOGY_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "err.h"
 
@@ -26,6 +27,8 @@ int hapi_topology_device_numa(const struct hapi_topology *t, const char *device)
 /* Pins the calling thread, and those that it will start, to `n` >= 1 cores from `core` on, and binds its new
  * memory to the node of the first. HAPI_EINVAL: there are not so many. */
 int hapi_topology_pin(const struct hapi_topology *t, int core, int n, struct hapi_err *err);
+/* Bytes that this process could still take without swapping, its cgroup's limits respected; 0: not said. */
+uint64_t hapi_memory_available(void);
 /* One line per core and NIC, for a person, into buf; returns buf. */
 char *hapi_topology_text(const struct hapi_topology *t, char *buf, size_t size);
 

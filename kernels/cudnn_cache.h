@@ -1,16 +1,12 @@
 /*
  * Execution plans kept on disk: half a second of compiling becomes a millisecond. One file a plan, named by
- * what it is for: graph, device, driver, cuDNN. What does not fit is made anew; a folder that cannot be used
- * costs time and is no error. Internal to kernels/.
+ * what it is for: graph, device, driver, cuDNN (base/cache.h). Internal to kernels/.
  */
 #ifndef HAPI_KERNELS_CUDNN_CACHE_H
 #define HAPI_KERNELS_CUDNN_CACHE_H
 
 #include "cudnn_plan.h"
 
-/* Where plans are kept: $HAPI_CACHE, else $XDG_CACHE_HOME/hapi, else ~/.cache/hapi; with /cudnn. false:
- * nowhere. */
-bool hapi_cudnn_cache_folder(char *buf, size_t size);
 /* The plan of that graph for that device, if one is kept and can be used; NULL else. tuned: the one that was
  * fastest when several were tried; what heuristics chose is another, and never taken for it. */
 struct hapi_cudnn_plan *hapi_cudnn_cache_get(const char *folder, const struct hapi_cudnn_device *d,

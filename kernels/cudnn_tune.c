@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache.h"
 #include "convert.h"
 #include "cudnn_backend.h"
 #include "cudnn_cache.h"
@@ -227,7 +228,7 @@ int hapi_cudnn_tune(void (*said)(const struct hapi_err *why), struct hapi_err *e
     int rc = said ? hapi_cuda_device_get(&d, err) : HAPI_OK;
     if (rc || !said)
         return rc;
-    bool keeps = hapi_cudnn_cache_folder(folder, sizeof folder);
+    bool keeps = hapi_cache_folder(folder, sizeof folder, "cudnn");
     hapi_cudnn_cache_owner(keeps ? folder : NULL, whose);
     memcpy(whose + HAPI_CUDNN_OWNER, hapi_cudnn_device_key(d->described), 32);
     hapi_sha256(hash, whose, sizeof whose);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cudnn_cache.h"
+#include "cache.h"
 #include "gpu_memory.h"
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -131,7 +131,7 @@ static int cudnn_open(struct hapi_cuda_device *d, struct hapi_err *err)
     if (rc)
         return rc;
     hapi_cudnn_device_use(d->described, d->maker);
-    bool keeps = hapi_cudnn_cache_folder(folder, sizeof folder);
+    bool keeps = hapi_cache_folder(folder, sizeof folder, "cudnn");
     return hapi_cudnn_plans_new(&d->plans, d->described, keeps ? folder : NULL, err);
 }
 

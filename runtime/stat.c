@@ -2,6 +2,7 @@
 #include <cjson/cJSON.h>
 
 #include "runtime.h"
+#include "topology.h"
 
 static void number(cJSON *o, const char *name, uint64_t v)
 {
@@ -47,6 +48,20 @@ static void end_json(cJSON *o, const struct hapi_rt *rt)
     conn_json(o, &rt->last_end.stats);
 }
 
+/* What bounds a micro-batch here, and what runs it: for who plans what to ask for. */
+static void limits_json(cJSON *o, const struct hapi_rt *rt)
+{
+    const struct hapi_config *c = &rt->cfg;
+
+    number(o, "threads", (uint64_t)hapi_pool_threads(rt->pool));
+    number(o, "intra_op", c->intra_op);
+    number(o, "micro_batch", c->micro_batch);
+    number(o, "batches", c->batches);
+    number(o, "read_area", c->read_area);
+    number(o, "send_area", c->send_area);
+    number(o, "memory", hapi_memory_available());
+}
+
 char *hapi_stat_json(const struct hapi_rt *rt)
 {
     static const char *const stages[6] = {"queue", "read", "decode", "compute", "convert", "send"};
@@ -66,6 +81,7 @@ char *hapi_stat_json(const struct hapi_rt *rt)
     part = cJSON_AddObjectToObject(o, "stage_s");
     for (int i = 0; i < 6; i++)
         cJSON_AddNumberToObject(part, stages[i], 1e-9 * (double)c->stage_ns[i]);
+    limits_json(cJSON_AddObjectToObject(o, "limits"), rt);
     if (hapi_backend_usage(rt->cfg.backend, &gpu)) {
         part = cJSON_AddObjectToObject(o, "gpu_memory");
         number(part, "reserved", gpu.reserved);

@@ -63,10 +63,19 @@ static void pin__each_core__runs_there(void)
     hapi_topology_close(t);
 }
 
+static void memory__here__less_than_the_machine_has(void)
+{
+    uint64_t all = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+
+    CHECK(hapi_memory_available() > 1 << 20);
+    CHECK(hapi_memory_available() < all);
+}
+
 int main(void)
 {
     CASE(open__here__cores_are_ours);
     CASE(open__one_cpu_allowed__one_core);
     CASE(pin__each_core__runs_there);
+    CASE(memory__here__less_than_the_machine_has);
     return check_done();
 }
