@@ -14,6 +14,7 @@ int cmd_cuts(int argc, char **argv);
 int cmd_ls(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
 int cmd_plan_memory(int argc, char **argv);
+int cmd_profile(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_sim(int argc, char **argv);
 int cmd_train(int argc, char **argv);

@@ -14,6 +14,7 @@ static const struct {
     {"calibrate", "measure a network's activations, for computing in int8", cmd_calibrate},
     {"plan", "where to split, from a profile: why, and what would move it", cmd_plan},
     {"plan-memory", "what memory a network takes, before any is taken", cmd_plan_memory},
+    {"profile", "measure what planning a split needs to know", cmd_profile},
     {"run", "run a model on given inputs", cmd_run},
     {"sim", "what plans take, simulated: many clients, many nodes", cmd_sim},
     {"train", "train a classifier on features computed beside the data", cmd_train},

@@ -47,8 +47,10 @@ double series_spread(const struct series *s)
 {
     double v[SERIES_MAX];
     uint32_t n = sorted_copy(v, s);
-    double middle = n < 2 ? 0 : quantile(v, n, 0.5);
 
+    if (n < 2)
+        return NAN;
+    double middle = quantile(v, n, 0.5);
     return middle == 0 ? 0 : (quantile(v, n, 0.75) - quantile(v, n, 0.25)) / middle;
 }
 

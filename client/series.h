@@ -16,7 +16,7 @@ struct series { /* all zero: empty */
 
 void series_add(struct series *s, double v);
 double series_median(const struct series *s); /* NaN when empty */
-/* (upper quartile - lower quartile) / median; 0 with fewer than two or a median of 0. */
+/* (upper quartile - lower quartile) / median; NaN with fewer than two, 0 with a median of 0. */
 double series_spread(const struct series *s);
 
 /* y of x: seconds of a transfer by its bytes. */
