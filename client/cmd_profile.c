@@ -264,8 +264,7 @@ static int measure(const struct job *j, struct profile_run *r, char **out, struc
         return 0;
     }
     free(kept); /* damaged, or of an older program */
-    int rc = profile_measure(r, err);
-    rc = rc ? rc : profile_text(r, out, err);
+    int rc = profile_measure(r, out, err);
     if (!rc && keeps)
         hapi_cache_write(folder, name, *out);
     return rc;

@@ -4,15 +4,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
 #include "convert.h"
 #include "profile_run.h"
 
-enum { READ = 1, DECODE, COMPUTE, CONVERT }; /* of stage_ns */
+enum { QUEUE, READ, DECODE, COMPUTE, CONVERT }; /* of stage_ns */
 enum { ASKS = 3, STREAM_SAMPLES = 32 };
 #define SLOW_S 0.2    /* a payload that takes longer to arrive is narrowed */
 #define STREAM_S 0.25 /* of one stream, about */
 #define APART 65536.0 /* bytes by which two transfers must differ to say something of the rate */
-#define LONG_S 0.2    /* of computing: not repeated within a visit */
+#define LONG_NS (200 * HAPI_NS_PER_MS) /* a request that takes so long is not repeated within a visit */
 
 /* ------------------------------------------------------------------ opening */
 
@@ -134,8 +135,8 @@ static int ask_some(struct profile_run *r, uint32_t node, const struct probe_ask
     rc = rc ? rc : probe_wait(r->probes[node], err);
     if (rc || a->status)
         return rc;
-    double first = per_image(a, COMPUTE) * ask->n;
-    for (int i = 0; i < ASKS && !rc && (!i || first < LONG_S); i++) {
+    int64_t first = a->parts[0].arrived_ns - a->sent_ns - a->parts[0].ns[QUEUE]; /* without compiling */
+    for (int i = 0; i < ASKS && !rc && (!i || first < LONG_NS); i++) {
         rc = ask_one(r, node, ask, err);
         if (!rc && is_whole(a))
             each(r, a, arg);

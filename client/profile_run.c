@@ -166,6 +166,7 @@ struct aside {
     struct hapi_plan_spec spec;
     struct series *s;
     uint32_t cut;
+    char **text;
     int rc;
     struct hapi_err err;
     atomic_bool over;
@@ -233,6 +234,11 @@ static int convert_aside(struct aside *a, struct hapi_err *err)
         rc = rc == HAPI_EUNSUPPORTED ? 0 : rc;
     }
     return rc;
+}
+
+static int text_aside(struct aside *a, struct hapi_err *err)
+{
+    return profile_text(a->r, a->text, err);
 }
 
 /* ------------------------------------------------------------------ visits */
@@ -444,8 +450,9 @@ static int all_visit(struct profile_run *r, uint32_t *order, uint32_t *served, s
     return rc;
 }
 
-int profile_measure(struct profile_run *r, struct hapi_err *err)
+int profile_measure(struct profile_run *r, char **text, struct hapi_err *err)
 {
+    struct aside out = {.r = r, .run = text_aside, .text = text};
     uint32_t *order = calloc(2 * (size_t)r->n_cuts, sizeof *order);
 
     if (!order)
@@ -454,5 +461,5 @@ int profile_measure(struct profile_run *r, struct hapi_err *err)
     r->began_ns = hapi_clock_ns(); /* how long nodes take to be ready is not in our hands */
     rc = rc ? rc : all_visit(r, order, order + r->n_cuts, err);
     free(order);
-    return rc;
+    return rc ? rc : aside(&out, err);
 }

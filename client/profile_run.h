@@ -105,11 +105,10 @@ struct profile_run {
 /* What waits for nobody: model, transform, cuts. *r is to be closed whatever comes of it. Errors: of the
  * model, the transform and the backend; HAPI_EINVAL (freeze). */
 int profile_open(struct profile_run *r, const struct profile_options *o, struct hapi_err *err);
-/* Opens the data or the nodes, and measures. Errors name the dataset or the node. */
-int profile_measure(struct profile_run *r, struct hapi_err *err);
+/* Opens the data or the nodes, measures, and makes the profile and what is said besides: JSON to be freed.
+ * Errors name the dataset, the node or the key. */
+int profile_measure(struct profile_run *r, char **text, struct hapi_err *err);
 void profile_close(struct profile_run *r);
-/* The profile and what is said besides, as JSON to be freed. Errors: of hapi_profile_write(). */
-int profile_text(const struct profile_run *r, char **out, struct hapi_err *err);
 
 /* ---- between the files ---- */
 int profile_data_open(struct profile_run *r, struct hapi_err *err);
@@ -126,6 +125,8 @@ int profile_node_wires(struct profile_run *r, uint32_t cut, uint32_t batch, stru
 int profile_node_speeds(struct profile_run *r, uint32_t cut, uint32_t batch, struct hapi_err *err);
 double profile_bandwidth(const struct profile_link *l);
 double profile_latency(const struct profile_link *l);
+
+int profile_text(const struct profile_run *r, char **out, struct hapi_err *err);
 
 struct series *profile_cell(const struct profile_run *r, struct series *of, uint32_t cut, uint32_t batch);
 struct grid profile_grid(const struct profile_run *r, const uint32_t *limit);
