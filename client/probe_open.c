@@ -61,8 +61,7 @@ static void on_list(struct probe *p, const void *body, size_t size)
     const char *name = p->job->dataset;
 
     int rc = hapi_list_open(&cursor, body, size, &err);
-    while (!rc && (rc = hapi_list_next_dataset(&cursor, &d, &err)) == 1) {
-        rc = 0;
+    while (!rc && hapi_list_next_dataset(&cursor, &d, &err) == 1) {
         if (d.name.n != strlen(name) || memcmp(d.name.s, name, d.name.n) != 0)
             continue;
         if (d.samples >= UINT32_MAX || d.objects >= UINT32_MAX)

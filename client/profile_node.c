@@ -34,7 +34,7 @@ static int names_split(struct profile_run *r, char *names, char **list, struct h
 static int job_fill(struct profile_run *r, struct hapi_err *err)
 {
     const struct profile_options *o = r->o;
-    size_t size;
+    size_t size = 0;
     int rc = o->key ? hapi_keys_load(&r->keys, o->key, err) : 0;
 
     rc = rc ? rc : hapi_model_prefix_bytes(r->model, r->cuts[r->n_cuts - 1].id, &r->offer, &size, err);
@@ -55,7 +55,7 @@ static int job_fill(struct profile_run *r, struct hapi_err *err)
 
 int profile_nodes_open(struct profile_run *r, struct hapi_err *err)
 {
-    char *names = strdup(r->o->nodes), *list[HAPI_NODES_MAX];
+    char *names = strdup(r->o->nodes), *list[HAPI_NODES_MAX] = {0};
     int rc = names ? names_split(r, names, list, err) : hapi_err_set(err, HAPI_ENOMEM, 0, "no memory");
 
     r->catalog.n_nodes = r->n_nodes;

@@ -37,7 +37,7 @@ const char *const profile_given_keys[PROFILE_GIVEN_N] = {
 static int cuts_open(struct profile_run *r, struct hapi_err *err)
 {
     const struct hapi_cut *freeze;
-    size_t n;
+    size_t n = 0;
     int rc = r->o->freeze ? hapi_model_cut_find(r->model, r->o->freeze, &freeze, err)
                           : hapi_model_cut_default(r->model, &freeze, err);
 
