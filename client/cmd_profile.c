@@ -14,7 +14,7 @@
 #include "profile_run.h"
 #include "quantity.h"
 
-enum { BATCH_MAX = 1 << 16, KEY_BYTES = 16384, PATH_BYTES = 4096 };
+enum { BATCH_MAX = 1 << 16, KEY_BYTES = 16384, PATH_BYTES = 4096, FILE_BYTES = HAPI_CACHE_NAME + 8 };
 
 static const char help[] =
     "usage: hapi profile MODEL.onnx --nodes HOST:PORT[,...] --dataset NAME [OPTION...]\n"
@@ -222,7 +222,7 @@ static int parse(struct job *j, int argc, char **argv)
 /* ------------------------------------------------------------------ kept profiles */
 
 /* All that what was measured depends on; what is given is put in anew each time. */
-static bool name_make(const struct job *j, const struct profile_run *r, char name[HAPI_CACHE_NAME])
+static bool file_make(const struct job *j, const struct profile_run *r, char file[FILE_BYTES])
 {
     const struct profile_options *o = &j->o;
     char host[256] = "", *key = calloc(1, KEY_BYTES);
@@ -243,18 +243,21 @@ static bool name_make(const struct job *j, const struct profile_run *r, char nam
                       isnan(o->given[PROFILE_TRAIN]), o->nodes ? 0 : o->given[PROFILE_BANDWIDTH],
                       o->nodes ? 0 : o->given[PROFILE_LATENCY]);
     bool whole = key && n < KEY_BYTES && *host;
-    if (whole)
-        hapi_cache_name(name, key, (size_t)n);
+    char hash[HAPI_CACHE_NAME];
+    if (whole) {
+        hapi_cache_name(hash, key, (size_t)n);
+        snprintf(file, FILE_BYTES, "%s.json", hash);
+    }
     free(key);
     return whole;
 }
 
 static int measure(const struct job *j, struct profile_run *r, char **out, struct hapi_err *err)
 {
-    char folder[PATH_BYTES], name[HAPI_CACHE_NAME];
-    bool keeps = hapi_cache_folder(folder, sizeof folder, "profiles") && name_make(j, r, name);
+    char folder[PATH_BYTES], file[FILE_BYTES];
+    bool keeps = hapi_cache_folder(folder, sizeof folder, "profiles") && file_make(j, r, file);
     struct hapi_profile *p;
-    char *kept = keeps && !j->fresh ? hapi_cache_read(folder, name) : NULL;
+    char *kept = keeps && !j->fresh ? hapi_cache_read(folder, file) : NULL;
 
     if (kept && !hapi_profile_parse(&p, kept, strlen(kept), NULL)) {
         if (!j->o.quiet)
@@ -266,7 +269,7 @@ static int measure(const struct job *j, struct profile_run *r, char **out, struc
     free(kept); /* damaged, or of an older program */
     int rc = profile_measure(r, out, err);
     if (!rc && keeps)
-        hapi_cache_write(folder, name, *out);
+        (void)hapi_cache_write(folder, file, *out, false);
     return rc;
 }
 
