@@ -155,8 +155,10 @@ int profile_data_open(struct profile_run *r, struct hapi_err *err)
     if (r->store)
         return images_read(r, r->n_images, &ns, err);
     r->job.order = r->order;
-    for (uint32_t i = 0; i < r->n_nodes && !rc; i++)
+    for (uint32_t i = 0; i < r->n_nodes && !rc; i++) {
         rc = probe_ready(r->probes[i], err);
+        rc = rc ? profile_nodes_again(r, rc, err) : 0;
+    }
     return rc ? rc : images_fetch(r, err);
 }
 

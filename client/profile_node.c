@@ -9,7 +9,7 @@
 #include "profile_run.h"
 
 enum { QUEUE, READ, DECODE, COMPUTE, CONVERT }; /* of stage_ns */
-enum { ASKS = 3, STREAM_SAMPLES = 32 };
+enum { ASKS = 3, STREAM_SAMPLES = 32, LOSSES_MAX = 5 };
 #define SLOW_S 0.2    /* a payload that takes longer to arrive is narrowed */
 #define STREAM_S 0.25 /* of one stream, about */
 #define APART 65536.0 /* bytes by which two transfers must differ to say something of the rate */
@@ -74,6 +74,35 @@ int profile_nodes_open(struct profile_run *r, struct hapi_err *err)
             rc = hapi_err_set(err, HAPI_EINVAL, 0, "node %s computes as %s, node %s as %s: no job takes both",
                               r->probes[0]->name, r->probes[0]->numeric_class, r->probes[i]->name,
                               r->probes[i]->numeric_class);
+    return rc;
+}
+
+static bool is_lost(const struct probe *p)
+{
+    return p && (p->err.code == HAPI_ECLOSED || p->err.code == HAPI_ETIMEDOUT ||
+                 p->err.code == HAPI_ETRANSPORT || p->err.code == HAPI_ECANCELED);
+}
+
+int profile_nodes_again(struct profile_run *r, int why, struct hapi_err *err)
+{
+    uint32_t lost = 0;
+    int rc = 0;
+
+    for (uint32_t i = 0; i < r->n_nodes; i++)
+        lost += is_lost(r->probes[i]);
+    if (!lost || r->losses == LOSSES_MAX)
+        return why;
+    r->losses++;
+    for (uint32_t i = 0; i < r->n_nodes && !rc; i++) {
+        char name[sizeof r->probes[i]->name];
+        if (!is_lost(r->probes[i]))
+            continue;
+        memcpy(name, r->probes[i]->name, sizeof name);
+        probe_close(r->probes[i]);
+        r->probes[i] = NULL;
+        rc = probe_connect(&r->probes[i], &r->job, name, i, err);
+        rc = rc ? rc : probe_ready(r->probes[i], err);
+    }
     return rc;
 }
 
@@ -348,10 +377,12 @@ static int stream_visit(struct profile_run *r, uint32_t first, uint32_t last, st
     return rc;
 }
 
-int profile_node_links(struct profile_run *r, struct hapi_err *err)
+int profile_node_links(struct profile_run *r, uint32_t cut, uint32_t batch, struct hapi_err *err)
 {
     int rc = 0;
 
+    (void)cut; /* raw objects have neither */
+    (void)batch;
     for (uint32_t i = 0; i < r->n_nodes && !rc; i++) {
         rc = stream_visit(r, i, i + 1, &r->links[i].streams, err);
         rc = rc ? rc : latency_visit(r, i, err);

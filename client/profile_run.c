@@ -250,6 +250,29 @@ static int plan_visit(struct profile_run *r, const char *from, const char *to, u
     return aside(&a, err);
 }
 
+enum asked { ASKED_LINKS, ASKED_CUT, ASKED_CONTENTION, ASKED_SPEEDS, ASKED_WIRES };
+
+/* Again where a connection was lost meanwhile. */
+static int nodes_visit(struct profile_run *r, enum asked what, uint32_t cut, uint32_t batch,
+                       struct hapi_err *err)
+{
+    static int (*const ask[])(struct profile_run * r, uint32_t cut, uint32_t batch, struct hapi_err * err) = {
+        [ASKED_LINKS] = profile_node_links,           [ASKED_CUT] = profile_node_cut,
+        [ASKED_CONTENTION] = profile_node_contention, [ASKED_SPEEDS] = profile_node_speeds,
+        [ASKED_WIRES] = profile_node_wires,
+    };
+
+    for (;;) {
+        int rc = ask[what](r, cut, batch, err);
+        if (!rc)
+            return 0;
+        say(r, "%.300s", err->text);
+        rc = profile_nodes_again(r, rc, err);
+        if (rc)
+            return rc;
+    }
+}
+
 static int compute_visit(struct profile_run *r, uint32_t cut, uint32_t batch, struct hapi_err *err)
 {
     if (cut + 1 == r->n_cuts) /* nothing is left */
@@ -262,7 +285,7 @@ static int storage_visit(struct profile_run *r, uint32_t cut, uint32_t batch, st
     if (r->refused[cut] || batch >= r->limit[cut])
         return 0;
     if (r->n_nodes)
-        return profile_node_cut(r, cut, batch, err);
+        return nodes_visit(r, ASKED_CUT, cut, batch, err);
     return plan_visit(r, NULL, r->cuts[cut].id, batch, profile_cell(r, r->storage, cut, batch), err);
 }
 
@@ -274,7 +297,7 @@ static int whole_visit(struct profile_run *r, uint32_t batch, struct hapi_err *e
 static int quick_visit(struct profile_run *r, struct hapi_err *err)
 {
     struct aside a = {.r = r, .run = quick_aside};
-    int rc = r->n_nodes ? profile_node_links(r, err) : profile_read(r, err);
+    int rc = r->n_nodes ? nodes_visit(r, ASKED_LINKS, 0, 0, err) : profile_read(r, err);
 
     return rc ? rc : aside(&a, err);
 }
@@ -365,10 +388,10 @@ static int cores_visit(struct profile_run *r, uint32_t cut, struct hapi_err *err
                          .run = contention_aside,
                          .spec = spec_of(r, from, freeze_id(r), r->main),
                          .s = &r->contention[1]};
-    int rc = r->n_nodes ? profile_node_contention(r, cut, grid_main(&g, cut), err) : 0;
+    int rc = r->n_nodes ? nodes_visit(r, ASKED_CONTENTION, cut, grid_main(&g, cut), err) : 0;
 
     rc = rc ? rc : aside(&here, err);
-    return rc || !r->n_nodes ? rc : profile_node_speeds(r, cut, grid_main(&g, cut), err);
+    return rc || !r->n_nodes ? rc : nodes_visit(r, ASKED_SPEEDS, cut, grid_main(&g, cut), err);
 }
 
 static int curves_visit(struct profile_run *r, const uint32_t *order, struct hapi_err *err)
@@ -391,7 +414,7 @@ static int curves_visit(struct profile_run *r, const uint32_t *order, struct hap
             rc = cores_visit(r, anchors[0], err);
         struct grid g = profile_grid(r, r->limit);
         if (!rc && r->n_nodes && elapsed(r) < until)
-            rc = profile_node_wires(r, anchors[a], grid_main(&g, anchors[a]), err);
+            rc = nodes_visit(r, ASKED_WIRES, anchors[a], grid_main(&g, anchors[a]), err);
     }
     return rc;
 }

@@ -97,7 +97,7 @@ struct profile_run {
     struct profile_link *links;
     char **refused;               /* n_cuts: why the node does not serve that cut; NULL: it does */
     struct probe_answer *answers; /* PROBE_SLOTS for each node */
-    uint32_t rounds;
+    uint32_t rounds, losses;      /* losses: of connections to nodes */
     int64_t began_ns;
     double took_s;
 };
@@ -119,10 +119,13 @@ int profile_nodes_open(struct profile_run *r, struct hapi_err *err);
 void profile_nodes_close(struct profile_run *r);
 /* One visit each; a cut that the node refuses is put down as refused and no error. */
 int profile_node_cut(struct profile_run *r, uint32_t cut, uint32_t batch, struct hapi_err *err);
-int profile_node_links(struct profile_run *r, struct hapi_err *err);
+int profile_node_links(struct profile_run *r, uint32_t cut, uint32_t batch, struct hapi_err *err);
 int profile_node_contention(struct profile_run *r, uint32_t cut, uint32_t batch, struct hapi_err *err);
 int profile_node_wires(struct profile_run *r, uint32_t cut, uint32_t batch, struct hapi_err *err);
 int profile_node_speeds(struct profile_run *r, uint32_t cut, uint32_t batch, struct hapi_err *err);
+/* After an error of a visit: nodes whose connection was lost (a machine that is busy is silent for too long)
+ * are connected anew. 0: they are there again; else the error. */
+int profile_nodes_again(struct profile_run *r, int why, struct hapi_err *err);
 double profile_bandwidth(const struct profile_link *l);
 double profile_latency(const struct profile_link *l);
 

@@ -14,7 +14,8 @@ bool quantity_rate(const char *text, double *out)
     static const struct {
         const char *unit;
         double bytes;
-    } units[] = {{"", 1}, {"bit", 0.125}, {"kbit", 125}, {"Mbit", 125e3}, {"Gbit", 125e6}, {"Tbit", 125e9}};
+    } units[] = {{"", 1},         {"bit", 0.125}, {"kbit", 125}, {"Mbit", 125e3}, {"Gbit", 125e6},
+                 {"Tbit", 125e9}, {"kB", 1e3},    {"MB", 1e6},   {"GB", 1e9}};
     char *end;
 
     if (!digits(text))

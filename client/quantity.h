@@ -4,7 +4,8 @@
 
 #include <stdbool.h>
 
-/* Bytes a second: "100Mbit", "1Gbit", "10kbit" (bits a second, powers of 1000), or a number of bytes. false:
+/* Bytes a second: "100Mbit", "1Gbit", "10kbit" (bits a second), "12.5MB" (bytes a second; powers of
+ * 1000), or a number of bytes. false:
  * it is none of these, or not above 0. */
 bool quantity_rate(const char *text, double *out);
 /* Bytes: a number, with K, M, G or T for powers of 1024. false: it is no such thing. */

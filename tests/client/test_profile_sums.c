@@ -152,8 +152,9 @@ static void quantities__with_units__read(void)
     CHECK(quantity_rate("100Mbit", &v) && near(v, 12.5e6));
     CHECK(quantity_rate("1.5Gbit", &v) && near(v, 187.5e6));
     CHECK(quantity_rate("125000", &v) && v == 125000);
+    CHECK(quantity_rate("12.5MB", &v) && near(v, 12.5e6));
     CHECK(!quantity_rate("0", &v) && !quantity_rate("-1", &v) && !quantity_rate("nan", &v));
-    CHECK(!quantity_rate("10 Mbit", &v) && !quantity_rate("10MB", &v) && !quantity_rate("", &v));
+    CHECK(!quantity_rate("10 Mbit", &v) && !quantity_rate("10Mb", &v) && !quantity_rate("", &v));
     CHECK(!quantity_rate("1e999", &v));
     CHECK(quantity_bytes("4G", &v) && v == 4294967296.0);
     CHECK(quantity_bytes("0", &v) && v == 0);
