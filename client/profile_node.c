@@ -9,7 +9,7 @@
 #include "profile_run.h"
 
 enum { QUEUE, READ, DECODE, COMPUTE, CONVERT }; /* of stage_ns */
-enum { ASKS = 3, STREAM_SAMPLES = 32, LOSSES_MAX = 5 };
+enum { ASKS = 3, STREAM_SAMPLES = 32, FIRST_SAMPLES = 8, LOSSES_MAX = 5 };
 #define SLOW_S 0.2    /* a payload that takes longer to arrive is narrowed */
 #define STREAM_S 0.25 /* of one stream, about */
 #define APART 65536.0 /* bytes by which two transfers must differ to say something of the rate */
@@ -142,6 +142,17 @@ static bool is_whole(const struct probe_answer *a)
     return !a->status && a->n_parts == 1 && a->parts[0].count == a->n;
 }
 
+static void transfer_add(struct profile_link *l, double bytes, double seconds)
+{
+    points_add(&l->transfers, bytes, seconds);
+    if (!l->small.n || 2 * bytes < l->small_bytes) { /* much smaller than any before */
+        l->small.n = 0;
+        l->small_bytes = bytes;
+    }
+    if (bytes < 2 * l->small_bytes)
+        series_add(&l->small, seconds);
+}
+
 static int ask_one(struct profile_run *r, uint32_t node, const struct probe_ask *ask, struct hapi_err *err)
 {
     struct probe_answer *a = &r->answers[node * PROBE_SLOTS];
@@ -149,7 +160,7 @@ static int ask_one(struct profile_run *r, uint32_t node, const struct probe_ask 
 
     rc = rc ? rc : probe_wait(r->probes[node], err);
     if (!rc && is_whole(a))
-        points_add(&r->links[node].transfers, (double)a->parts[0].bytes, rest_s(a));
+        transfer_add(&r->links[node], (double)a->parts[0].bytes, rest_s(a));
     return rc;
 }
 
@@ -294,43 +305,39 @@ double profile_bandwidth(const struct profile_link *l)
     return isnan(one) || stream > one ? stream : one;
 }
 
+/* A payload that would have taken longer than all of it passed in a burst that the link lets through. */
 double profile_latency(const struct profile_link *l)
 {
-    double rate = profile_bandwidth(l), small = series_median(&l->small);
-
-    return rate > 0 && small > 0 ? small : 0;
+    double s = series_median(&l->small), payload = l->small_bytes / profile_bandwidth(l);
+    return payload < s ? s - payload : s > 0 ? s : 0;
 }
 
-/* The smallest request there is: one raw object. */
+/* Requests with next to no payload: the features of one image. */
 static int latency_visit(struct profile_run *r, uint32_t node, struct hapi_err *err)
 {
-    struct probe_ask ask = {.n = 1};
-    struct profile_link *l = &r->links[node];
+    bool narrow = r->probes[node]->caps & HAPI_CAP_INT8;
+    struct probe_ask ask = {.cut = &r->cuts[r->n_cuts - 1], .wire = narrow ? HAPI_I8 : HAPI_F32, .n = 1};
     int rc = 0;
 
-    for (int i = 0; i < 2 * ASKS && !rc; i++) {
-        const struct probe_answer *a = &r->answers[node * PROBE_SLOTS];
+    for (int i = 0; i <= 2 * ASKS && !rc; i++)
         rc = ask_one(r, node, &ask, err);
-        double rate = profile_bandwidth(l), rest = rc || !is_whole(a) ? NAN : rest_s(a);
-        if (!isnan(rest))
-            series_add(&l->small, rate > 0 && rest > (double)a->parts[0].bytes / rate
-                                      ? rest - (double)a->parts[0].bytes / rate
-                                      : rest);
-    }
     return rc;
 }
 
-/* Raw objects: as many at a time as take a fair while, as a first request says. */
+/* Raw objects: as many at a time as take a fair while by what is known of the link; at first, a few. A link
+ * that lets a burst pass must be asked for many times that. */
 static int stream_start(struct profile_run *r, uint32_t node, uint32_t *asked, struct hapi_err *err)
 {
     struct probe *p = r->probes[node];
-    double rate = profile_bandwidth(&r->links[node]), bytes = rate > 0 ? STREAM_S * rate : 0;
+    double rate = profile_bandwidth(&r->links[node]),
+           bytes = STREAM_S * (rate > 0 ? rate : r->links[node].guess);
     double fit = (double)p->slot_bytes / (r->catalog.max_sample_bytes + 4096.0);
-    struct probe_ask ask = {.n = fit < 1 ? 1 : fit < STREAM_SAMPLES ? (uint32_t)fit : STREAM_SAMPLES};
+    double most = bytes > 0 ? STREAM_SAMPLES : FIRST_SAMPLES;
+    struct probe_ask ask = {.n = fit < 1 ? 1 : fit < most ? (uint32_t)fit : (uint32_t)most};
     double asks = bytes / (ask.n * r->mean_bytes);
     int rc = 0;
 
-    while (asks < 2 && ask.n > 1) {
+    while (bytes > 0 && asks < 2 && ask.n > 1) {
         ask.n = (ask.n + 1) / 2;
         asks = bytes / (ask.n * r->mean_bytes);
     }
@@ -384,7 +391,12 @@ int profile_node_links(struct profile_run *r, uint32_t cut, uint32_t batch, stru
     (void)cut; /* raw objects have neither */
     (void)batch;
     for (uint32_t i = 0; i < r->n_nodes && !rc; i++) {
-        rc = stream_visit(r, i, i + 1, &r->links[i].streams, err);
+        struct series first = {0};
+        if (!(r->links[i].guess > 0)) {
+            rc = stream_visit(r, i, i + 1, &first, err);
+            r->links[i].guess = first.n ? series_median(&first) : 0;
+        }
+        rc = rc ? rc : stream_visit(r, i, i + 1, &r->links[i].streams, err);
         rc = rc ? rc : latency_visit(r, i, err);
     }
     return rc || r->n_nodes < 2 ? rc : stream_visit(r, 0, r->n_nodes, &r->both_streams, err);
