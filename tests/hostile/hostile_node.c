@@ -312,14 +312,15 @@ static void record_spoil(struct node *node, struct hapi_record *r, const struct 
 {
     struct rng *n = &node->rng;
     uint8_t *bytes = (uint8_t *)r;
+    uint32_t size = r->size; /* a bit of it may be among those that change */
 
     switch (node->play) {
     case PLAY_record_bits:
         for (uint32_t i = 1 + rng_below(n, 4); i; i--)
-            bytes[rng_below(n, r->size)] ^= (uint8_t)(1 << rng_below(n, 8));
+            bytes[rng_below(n, size)] ^= (uint8_t)(1 << rng_below(n, 8));
         break;
     case PLAY_record_garbage:
-        rng_bytes(n, bytes, r->size);
+        rng_bytes(n, bytes, size);
         break;
     case PLAY_record_count:
         r->count = rng_one_in(n, 2) ? UINT32_MAX : r->count + 1;

@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <rdma/rdma_cma.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 #include "conformance_data.h"
@@ -181,17 +182,20 @@ static void options__out_of_range__einval(void)
 static void device_memory__none_here__named_error(void)
 {
     struct hapi_err err = {0};
-    void *p = (void *)((uintptr_t)1 << 40);
+    /* Addresses that nobody may touch, as those of a device are to the kernel without its driver. */
+    void *p = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     int rc = hapi_fabric_add_device_memory(node_fabric, p, 4096, 0, 0, &err);
 
     /* A device that can would refuse descriptor 0, which is no dma-buf. */
     CHECKF(rc == HAPI_EUNSUPPORTED || (rc == HAPI_ETRANSPORT && err.sys == EBADF), "%d %s", rc, err.text);
     CHECK(err.text[0]);
+    err = (struct hapi_err){0};
     rc = hapi_fabric_add_device_memory(node_fabric, p, 4096, -1, 0, &err); /* nor is there memory */
     CHECKF(rc == HAPI_EUNSUPPORTED && err.text[0], "%d %s", rc, err.text);
     connected(0);
     CHECK(hapi_conn_write(node.c, p, 64, base, key, NULL) == HAPI_EINVAL);
     disconnected();
+    munmap(p, 4096);
 }
 
 static void data_host__known_unknown_and_any__an_address_that_connects(void)
