@@ -308,15 +308,19 @@ static double nodes_time(const struct epoch *e, struct hapi_prediction *out, dou
     return fixed ? longest : rate > 0 ? 1 / rate : 0;
 }
 
-/* The client's part for an image of the epoch that is fetched, mean of the parts; *alone: one micro-batch
- * from the request to the last of its chunks, by itself. */
+/* What goes through by itself: a micro-batch from the request on, and its first chunks. */
+struct fill {
+    double alone, piece, chunk; /* seconds; images that are past the nodes then, and past the client */
+};
+
+/* The client's part for an image of the epoch that is fetched, mean of the parts. */
 static double client_time(const struct epoch *e, struct hapi_prediction *out, double images, double weight,
-                          double *alone, double *piece)
+                          struct fill *fill)
 {
     const struct hapi_profile *p = e->p;
     double core = 0, device = 0, bytes = 0, cores = servers_of(p->compute.cores, p->compute.contention);
 
-    *alone = *piece = 0;
+    *fill = (struct fill){.alone = p->latency_s};
     for (uint32_t i = 0; i < e->plan->n_parts; i++) {
         const struct hapi_split_part *part = &e->plan->parts[i];
         struct node n = node_of(p, part->node < 0 ? 0 : (uint32_t)part->node);
@@ -327,9 +331,11 @@ static double client_time(const struct epoch *e, struct hapi_prediction *out, do
         core += part->share * k.ccore;
         device += part->share * k.cdevice;
         bytes += part->share * k.bytes;
-        *piece += part->share * k.piece;
-        *alone += part->share * ((1 - kept) * k.piece * (k.read + (k.core + k.device) / n.speed) +
-                                 k.piece * k.bytes / link + smaller(CHUNK, k.piece) * (k.ccore + k.cdevice));
+        fill->piece += part->share * k.piece;
+        fill->chunk += part->share * smaller(CHUNK * p->compute.cores, k.piece);
+        fill->alone +=
+            part->share * ((1 - kept) * k.piece * (k.read + (k.core + k.device) / n.speed) +
+                           k.piece * k.bytes / link + smaller(CHUNK, k.piece) * (k.ccore + k.cdevice));
     }
     double threads = 0, devices = p->compute.devices ? p->compute.devices : 1;
     if (device > 0)
@@ -353,26 +359,32 @@ static double train_time(const struct hapi_profile *p, double *last)
     return full * step + (rest > 0 ? *last : 0);
 }
 
+/* Seconds for so many images, of which what the fill counts is through after `alone`. */
+static double fetch_time(const struct fill *fill, double images, double node, double client)
+{
+    return fill->alone +
+           beside(larger(0, images - fill->piece) * node, larger(0, images - fill->chunk) * client);
+}
+
 static double epoch_time(const struct epoch *e, struct hapi_prediction *out, double weight)
 {
     const struct hapi_profile *p = e->p;
-    double images = e->fetched * (double)p->images, last, alone, piece;
+    double images = e->fetched * (double)p->images, last;
+    struct fill fill;
     double train = train_time(p, &last), batch = smaller((double)p->train_batch, (double)p->images);
 
     out->load_s[HAPI_LOAD_TRAIN] += weight * train;
     if (images <= 0)
         return train;
-    double client = client_time(e, out, images, weight, &alone, &piece);
+    double client = client_time(e, out, images, weight, &fill);
     if (p->compute.train_shares)
         client +=
             train / images /
             (p->compute.devices ? p->compute.devices : servers_of(p->compute.cores, p->compute.contention));
-    double image = beside(nodes_time(e, out, images, weight), client);
-    alone += p->latency_s;
-    out->fill_s += weight * alone;
-    double first = alone + larger(0, batch * e->fetched - piece) * image;
-    double fetch = alone + larger(0, images - piece) * image;
-    return larger(fetch + last, first + train);
+    double node = nodes_time(e, out, images, weight);
+    out->fill_s += weight * fill.alone;
+    return larger(fetch_time(&fill, images, node, client) + last,
+                  fetch_time(&fill, batch * e->fetched, node, client) + train);
 }
 
 struct hapi_prediction hapi_predict(const struct hapi_profile *p, const struct hapi_split_plan *plan)

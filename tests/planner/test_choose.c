@@ -310,6 +310,28 @@ static void prediction__random_plans__is_what_the_simulator_finds(void)
     CHECK(off[ROUNDS / 2] < 0.02 && off[ROUNDS * 95 / 100] < 0.15);
 }
 
+/* Filling the pipeline is a large part of them: with 32 images at once half of the epoch. */
+static void prediction__two_micro_batches__is_what_the_simulator_finds(void)
+{
+    static const double wide[] = {1e6, 2e5, 2e3};
+    struct hapi_profile *p = made(3, wide, 0.05, 1e8);
+
+    p->images = 64;
+    p->train_batch = 32;
+    for (int32_t cut = HAPI_SPLIT_NONE; cut < 3; cut++)
+        for (uint32_t b = 1; b <= 32; b *= 2) {
+            struct hapi_split_part part = {cut, cut < 0 ? HAPI_WIRE_RAW : HAPI_WIRE_F32, b,
+                                           HAPI_PLAN_ANY_NODE, 1};
+            struct hapi_split_plan plan = {&part, 1};
+            struct hapi_sim_result *r;
+            REQUIRE(!hapi_sim_profile_run(&r, p, &plan, 1, &err));
+            double off = hapi_predict(p, &plan).epoch_s / r->clients[0].end_s - 1;
+            CHECKF(fabs(off) < 0.03, "cut %d, %u at once: off by %.1f %%", cut, b, 100 * off);
+            hapi_sim_result_free(r);
+        }
+    hapi_profile_free(p);
+}
+
 static void pipeline__a_thousand_cuts__is_chosen_at_once(void)
 {
     uint64_t state = 5;
@@ -342,6 +364,7 @@ int main(void)
     CASE(hapi_v1__first_narrow_cut_with_less_memory__or_freeze);
     CASE(pipeline__random_profiles__no_whole_plan_is_better);
     CASE(prediction__random_plans__is_what_the_simulator_finds);
+    CASE(prediction__two_micro_batches__is_what_the_simulator_finds);
     CASE(pipeline__a_thousand_cuts__is_chosen_at_once);
     return check_done();
 }
