@@ -108,8 +108,8 @@ def train(program, model, node, dataset, test_dataset, *options, prefix=(), env=
 
 
 class Link:
-    """Two network namespaces joined by a wire of `mbit` Mbit/s each way; storage is 10.77.0.1, compute 10.77.0.2.
-    Root only; PermissionError or OSError says why it cannot be had."""
+    """Two network namespaces joined by a wire of `mbit` Mbit/s each way (None: as fast as it goes); storage is 10.77.0.1,
+    compute 10.77.0.2. Root only; PermissionError or OSError says why it cannot be had."""
 
     STORAGE, COMPUTE = "10.77.0.1", "10.77.0.2"
 
@@ -131,8 +131,7 @@ class Link:
             for name, address in zip(self.names, (self.STORAGE, self.COMPUTE)):
                 self._ip("-n", name, "address", "add", address + "/30", "dev", "wire0")
                 self._ip("-n", name, "link", "set", "wire0", "up")
-                tbf = ["rate", f"{self.mbit}mbit", "burst", "64kb", "latency", "100ms"]
-                self._run("tc", "-n", name, "qdisc", "add", "dev", "wire0", "root", "tbf", *tbf)
+            self.shape(self.mbit)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -142,6 +141,16 @@ class Link:
         for name in self.made:
             self._run("ip", "netns", "delete", name)
         self.made = []
+
+    def shape(self, mbit):
+        """From now on so many Mbit/s each way. A burst is what passes in 1 ms, 64 kB at least: a larger packet would be cut."""
+        self.mbit = mbit
+        for name in self.names:
+            if mbit:
+                tbf = ["tbf", "rate", f"{mbit}mbit", "burst", f"{max(64, mbit // 8)}kb", "latency", "100ms"]
+            else:
+                tbf = ["pfifo"]
+            self._run("tc", "-n", name, "qdisc", "replace", "dev", "wire0", "root", *tbf)
 
     def storage(self):
         return ("ip", "netns", "exec", self.names[0])
