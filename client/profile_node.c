@@ -10,9 +10,10 @@
 
 enum { QUEUE, READ, DECODE, COMPUTE, CONVERT }; /* of stage_ns */
 enum { ASKS = 3, STREAM_SAMPLES = 32, FIRST_SAMPLES = 8, LOSSES_MAX = 5 };
-#define SLOW_S 0.2    /* a payload that takes longer to arrive is narrowed */
-#define STREAM_S 0.25 /* of one stream, about */
-#define APART 65536.0 /* bytes by which two transfers must differ to say something of the rate */
+#define SLOW_S 0.2     /* a payload that takes longer to arrive is narrowed */
+#define STREAM_S 0.25  /* of one stream, about */
+#define APART 65536.0  /* bytes by which two transfers must differ to say something of the rate */
+#define BURST 262144.0 /* bytes that a shaped link may let through at once */
 #define LONG_NS (200 * HAPI_NS_PER_MS) /* a request that takes so long is not repeated within a visit */
 
 /* ------------------------------------------------------------------ opening */
@@ -144,7 +145,8 @@ static bool is_whole(const struct probe_answer *a)
 
 static void transfer_add(struct profile_link *l, double bytes, double seconds)
 {
-    points_add(&l->transfers, bytes, seconds);
+    if (bytes >= BURST) /* next to what passes in a burst, others would seem to be fast */
+        points_add(&l->transfers, bytes, seconds);
     if (!l->small.n || 2 * bytes < l->small_bytes) { /* much smaller than any before */
         l->small.n = 0;
         l->small_bytes = bytes;

@@ -49,12 +49,12 @@ struct profile_options {
     bool quiet;
 };
 
-struct profile_link { /* to a node */
-    double guess;     /* bytes a second, of a first stream: how much to ask for; 0: none yet */
-    struct points
-        transfers; /* bytes, and the seconds between request and record that the node does not explain */
-    struct series streams; /* bytes a second of many requests at once */
-    struct series small;   /* such seconds of the smallest payloads, about small_bytes each */
+struct profile_link {        /* to a node */
+    double guess;            /* bytes a second, of a first stream: how much to ask for; 0: none yet */
+    struct points transfers; /* large ones: bytes, and the seconds between request and record that the node
+                                does not explain */
+    struct series streams;   /* bytes a second of many requests at once */
+    struct series small;     /* such seconds of the smallest payloads, about small_bytes each */
     double small_bytes;
     struct series speed; /* of the node by the first one's */
 };
