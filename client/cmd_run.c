@@ -7,8 +7,8 @@
 #include <sys/stat.h>
 
 #include "cmd.h"
-#include "file.h"
 #include "convert.h"
+#include "file.h"
 #include "kernels.h"
 #include "npy.h"
 
