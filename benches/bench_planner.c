@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "bench.h"
+#include "file.h"
 #include "planner.h"
 #include "scale.h"
 #include "sim.h"
@@ -40,28 +41,15 @@ struct found {
 
 /* ------------------------------------------------------------------ profiles */
 
-static char *file_read(const char *path, size_t *size)
-{
-    FILE *f = fopen(path, "rb");
-    char *text = NULL;
-    long n;
-
-    if (f && !fseek(f, 0, SEEK_END) && (n = ftell(f)) >= 0 && !fseek(f, 0, SEEK_SET)) {
-        text = malloc((size_t)n + 1);
-        *size = text ? fread(text, 1, (size_t)n, f) : 0;
-    }
-    if (f)
-        fclose(f);
-    return text;
-}
-
 static int profile_read(struct hapi_profile **out, const char *path, struct hapi_err *err)
 {
-    size_t size = 0;
-    char *text = file_read(path, &size);
-    int rc = text ? hapi_profile_parse(out, text, size, err)
-                  : hapi_err_set(err, HAPI_ENOENT, errno, "cannot read: %s", strerror(errno));
+    void *text = NULL;
+    size_t size;
+    int rc = hapi_file_read(path, HAPI_PROFILE_BYTES_MAX, &text, &size, err);
 
+    if (rc)
+        return rc;
+    rc = hapi_profile_parse(out, text, size, err);
     free(text);
     if (rc)
         hapi_err_context(err, "%s", path);

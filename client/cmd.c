@@ -1,11 +1,9 @@
 #include "cmd.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 
 int cmd_fail(const char *cmd, const struct hapi_err *err)
 {
@@ -44,37 +42,4 @@ void cmd_usage_print(const char *cmd, const char *fmt, ...)
     vfprintf(stderr, fmt, ap);
     va_end(ap);
     fprintf(stderr, " (see hapi %s --help)\n", cmd);
-}
-
-int cmd_file_read(const char *path, size_t max, void **out, size_t *size, struct hapi_err *err)
-{
-    FILE *f = fopen(path, "rb");
-    struct stat st;
-    int rc;
-
-    if (!f) {
-        hapi_err_errno(err, errno, "cannot open %s", path);
-        return HAPI_ESYS;
-    }
-    if (fstat(fileno(f), &st) || !S_ISREG(st.st_mode) || (uint64_t)st.st_size > max) {
-        rc = hapi_err_set(err, HAPI_ETOOBIG, 0, "%s: not a file of at most %zu bytes", path, max);
-        goto fail;
-    }
-    *size = (size_t)st.st_size;
-    *out = malloc(*size ? *size : 1);
-    if (!*out) {
-        rc = hapi_err_set(err, HAPI_ENOMEM, 0, "%s: no memory for %zu bytes", path, *size);
-        goto fail;
-    }
-    if (*size && fread(*out, *size, 1, f) != 1) {
-        hapi_err_errno(err, errno, "cannot read %s", path);
-        free(*out);
-        rc = HAPI_ESYS;
-        goto fail;
-    }
-    fclose(f);
-    return HAPI_OK;
-fail:
-    fclose(f);
-    return rc;
 }

@@ -29,9 +29,6 @@ static inline int cmd_usage_code(void)
     return CMD_USAGE;
 }
 
-/* The whole of a file of at most `max` bytes; *out is to be freed. HAPI_ESYS, HAPI_ETOOBIG, HAPI_ENOMEM. */
-int cmd_file_read(const char *path, size_t max, void **out, size_t *size, struct hapi_err *err);
-
 #define cmd_usage(cmd, ...) (cmd_usage_print(cmd, __VA_ARGS__), cmd_usage_code())
 void cmd_usage_print(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

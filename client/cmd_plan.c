@@ -6,15 +6,10 @@
 #include <string.h>
 
 #include "cmd.h"
+#include "file.h"
 #include "plan_plot.h"
 #include "planner.h"
 #include "scale.h"
-
-/* Relative L2 error of features that a wire dtype brings (docs/benchmarks.md, "Wire dtypes"). */
-static const struct {
-    enum hapi_wire wire;
-    double error;
-} errors[] = {{HAPI_WIRE_F32, 0}, {HAPI_WIRE_F16, 5e-4}, {HAPI_WIRE_BF16, 4e-3}, {HAPI_WIRE_I8, 1.2e-2}};
 
 struct options {
     const char *profile, *plot;
@@ -208,7 +203,7 @@ static int profile_read(struct hapi_profile **out, const struct options *o, stru
 {
     void *text = NULL;
     size_t size;
-    int rc = cmd_file_read(o->profile, HAPI_PROFILE_BYTES_MAX, &text, &size, err);
+    int rc = hapi_file_read(o->profile, HAPI_PROFILE_BYTES_MAX, &text, &size, err);
 
     if (rc)
         return rc;
@@ -261,27 +256,6 @@ static int run(const struct options *o)
     return code;
 }
 
-static bool accuracy_parse(uint32_t *wires, const char *text)
-{
-    enum hapi_wire name;
-    char *end;
-    double most = strtod(text, &end);
-    size_t n = sizeof errors / sizeof *errors;
-
-    if (!hapi_wire_from_name(&name, text)) {
-        for (size_t i = 0; i < n; i++)
-            if (errors[i].wire == name)
-                most = errors[i].error;
-    } else if (end == text || *end || !(most >= 0)) {
-        return false;
-    }
-    *wires = 0;
-    for (size_t i = 0; i < n; i++)
-        if (errors[i].error <= most)
-            *wires |= 1u << errors[i].wire;
-    return true;
-}
-
 /* "100Mbit", "10Gbit" (bits a second), "12500000", "12.5MB" (bytes a second). */
 static bool rate_parse(double *out, const char *text)
 {
@@ -316,7 +290,7 @@ static const char *option_take(struct options *o, int c, const char *value, stru
     case 'b':
         return rate_parse(&o->bandwidth, value) ? NULL : "--bandwidth takes a rate such as 100Mbit";
     case 'a':
-        return accuracy_parse(&o->choose.wires, value)
+        return hapi_wires_within(&o->choose.wires, value)
                    ? NULL
                    : "--accuracy takes an error such as 5e-4, or f32, f16, bf16 or int8";
     case 'm':

@@ -8,6 +8,7 @@
 
 #include "cmd.h"
 #include "convert.h"
+#include "file.h"
 #include "kernels.h"
 #include "npy.h"
 
@@ -54,7 +55,7 @@ static int tensor_read(const char *path, struct tensor *out, struct hapi_err *er
 {
     size_t size = 0, n = strlen(path);
     void *bytes = NULL;
-    int rc = cmd_file_read(path, FILE_MAX, &bytes, &size, err);
+    int rc = hapi_file_read(path, FILE_MAX, &bytes, &size, err);
 
     if (rc)
         return rc;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "cmd.h"
+#include "file.h"
 #include "scenario.h"
 
 static void help(void)
@@ -41,7 +42,7 @@ static int profile_load(void *arg, const char *name, char **text, size_t *size, 
 
     if ((size_t)n >= sizeof path)
         return hapi_err_set(err, HAPI_EINVAL, 0, "the path is too long");
-    int rc = cmd_file_read(path, HAPI_PROFILE_BYTES_MAX, &bytes, size, err);
+    int rc = hapi_file_read(path, HAPI_PROFILE_BYTES_MAX, &bytes, size, err);
     if (!rc)
         *text = bytes;
     return rc;
@@ -52,7 +53,7 @@ static int scenario_load(struct hapi_scenario **out, const char *file, struct ha
     char *copy = strdup(file);
     void *text = NULL;
     size_t size = 0;
-    int rc = copy ? cmd_file_read(file, HAPI_PROFILE_BYTES_MAX, &text, &size, err) : HAPI_ENOMEM;
+    int rc = copy ? hapi_file_read(file, HAPI_PROFILE_BYTES_MAX, &text, &size, err) : HAPI_ENOMEM;
 
     if (!rc && hapi_scenario_parse(out, text, size, profile_load, dirname(copy), err))
         rc = hapi_err_context(err, "%.200s", file);

@@ -13,10 +13,20 @@ static const char help[] =
     "Trains a linear classifier on the features at the freeze layer. Epoch 1 fetches them; later epochs use\n"
     "those kept in memory.\n\n"
     "  --freeze TENSOR        cut id: where the frozen part ends [input of the last Gemm]; see hapi cuts\n"
-    "  --policy none|freeze   raw images travel and everything runs here, or the prefix runs on the nodes "
-    "[freeze]\n"
+    "  --policy P             none: raw images travel and everything runs here; freeze: the prefix runs on "
+    "the\n"
+    "                         nodes; by --profile: pipeline, hapi, hapi-v1, which may also mix both, and "
+    "cut\n"
+    "                         elsewhere [pipeline with --profile, else freeze]\n"
+    "  --profile FILE         JSON of hapi profile, of this model and these nodes\n"
+    "  --accuracy E           with --profile: what the wire may add to the features, a relative L2 error, or "
+    "the\n"
+    "                         narrowest dtype (see hapi plan) [f32]\n"
+    "  --fixed-plan           with --profile: what was chosen at first stays, whatever the job then shows\n"
+    "  --split TENSOR         cut id or `none`: split there, instead of by a policy; see hapi cuts\n"
     "  --wire f32|f16|bf16|int8\n"
-    "                         dtype of the features on the wire [f32]; int8: with scales\n"
+    "                         without --profile: dtype of the activations on the wire [f32]; int8: with "
+    "scales\n"
     "  --dtype f32|bf16|f16|i8\n"
     "                         compute dtype on both tiers [f32]; f16: on nodes with a GPU, and f32 here "
     "where\n"
@@ -50,7 +60,7 @@ static const char help[] =
     "  --quiet                no progress\n"
     "  --help, --version\n\nexit codes: 0 ok, 1 failure, 2 usage\n";
 
-enum { OPT_HELP = 256, OPT_QUIET, OPT_CHECKSUM };
+enum { OPT_HELP = 256, OPT_QUIET, OPT_CHECKSUM, OPT_FIXED };
 
 /* One row an option that takes a value: where it goes. */
 enum kind { TEXT, COUNT, COUNT64, REAL, BYTES, CHOICE };
@@ -67,6 +77,9 @@ static const struct row rows[] = {
     {"test-dataset", TEXT, AT(test_dataset), 0, 0},
     {"freeze", TEXT, AT(loader.freeze), 0, 0},
     {"policy", TEXT, AT(loader.policy), 0, 0},
+    {"split", TEXT, AT(loader.split), 0, 0},
+    {"profile", TEXT, AT(loader.profile), 0, 0},
+    {"accuracy", TEXT, AT(loader.accuracy), 0, 0},
     {"wire", TEXT, AT(loader.wire), 0, 0},
     {"dtype", TEXT, AT(loader.dtype), 0, 0},
     {"backend", TEXT, AT(loader.backend), 0, 0},
@@ -145,7 +158,7 @@ static int option_set(struct train_options *o, const struct row *r, const char *
 
 static int parse(struct train_options *o, int argc, char **argv)
 {
-    struct option options[ROWS + 4] = {{0}};
+    struct option options[ROWS + 5] = {{0}};
     int c;
 
     for (int i = 0; i < ROWS; i++)
@@ -153,6 +166,7 @@ static int parse(struct train_options *o, int argc, char **argv)
     options[ROWS] = (struct option){"help", no_argument, NULL, OPT_HELP};
     options[ROWS + 1] = (struct option){"quiet", no_argument, NULL, OPT_QUIET};
     options[ROWS + 2] = (struct option){"checksum", no_argument, NULL, OPT_CHECKSUM};
+    options[ROWS + 3] = (struct option){"fixed-plan", no_argument, NULL, OPT_FIXED};
     opterr = 0;
     optind = 1;
     while ((c = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
@@ -164,6 +178,8 @@ static int parse(struct train_options *o, int argc, char **argv)
             o->quiet = 1;
         else if (c == OPT_CHECKSUM)
             o->loader.checksum = 1;
+        else if (c == OPT_FIXED)
+            o->loader.fixed_plan = 1;
         else if (c == ':')
             return cmd_usage("train", "%s needs a value", argv[optind - 1]);
         else if (c < 0 || c >= ROWS)
@@ -184,7 +200,7 @@ static int parse(struct train_options *o, int argc, char **argv)
 int cmd_train(int argc, char **argv)
 {
     struct train_options o = {
-        .loader = {.policy = "freeze", .wire = "f32", .dtype = "f32", .batch = 128},
+        .loader = {.dtype = "f32", .batch = 128},
         .path = HAPI_RDMA_PATH_ANY,
         .epochs = 20,
         .adam = 1,

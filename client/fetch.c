@@ -158,14 +158,15 @@ static struct request *request_for(struct hapi_loader *l, uint64_t sample, bool 
 static uint32_t request_extent(const struct hapi_loader *l, const struct request *r, const struct batch *b,
                                uint32_t at, uint32_t most)
 {
+    const struct route *way = r->route;
     uint64_t bytes = 0;
     uint32_t n;
 
     for (n = 0; n < most && n < REQUEST_SAMPLES && !b->done[at + n]; n++) {
         uint32_t sample = (uint32_t)b->samples[at + n];
         const struct hapi_catalog_object *o = &l->catalog.objects[l->catalog.sample_object[sample]];
-        bytes += o->sample_bytes[sample - o->first_sample];
-        if (n && (!node_has(r->node, sample) || (!l->pushdown && bytes > l->slot_bytes)))
+        bytes += way->cut ? way->wire_row : o->sample_bytes[sample - o->first_sample];
+        if (n && (!node_has(r->node, sample) || (!way->direct && bytes > l->slot_bytes)))
             break;
     }
     return n;
@@ -208,13 +209,15 @@ static void request_fill(struct request *r)
 {
     struct hapi_loader *l = r->node->l;
     struct hapi_request *q = &r->req;
-    uint8_t *to = l->direct ? r->batch->features + r->at * l->row_bytes : r->slot;
+    const struct route *way = r->route;
+    uint8_t *to = way->direct ? r->batch->features + r->at * l->row_bytes : r->slot;
 
     *q = (struct hapi_request){
         .index = r->index,
         .trace_id = r->generation,
         .dataset = {l->o.dataset, (uint32_t)strlen(l->o.dataset)},
         .epoch = l->epoch_asked,
+        .micro_batch = way->micro_batch,
         .max_parts = r->n,
         .flags = l->o.checksum ? HAPI_REQ_CHECKSUM : 0,
         .n_windows = 1,
@@ -227,15 +230,15 @@ static void request_fill(struct request *r)
     q->windows[0] = (struct hapi_window_ref){
         .key = r->node->key,
         .base = remote(r->node, to),
-        .stride = l->pushdown ? l->wire_row : 0,
-        .capacity = l->pushdown ? r->n * l->wire_row : l->slot_bytes,
+        .stride = way->cut ? way->wire_row : 0,
+        .capacity = way->cut ? r->n * way->wire_row : l->slot_bytes,
     };
-    if (l->pushdown) {
-        memcpy(q->model_hash, l->offer_hash, HAPI_HASH_SIZE);
-        cut_names(q, l->freeze);
+    if (way->cut) {
+        memcpy(q->model_hash, r->routes->offer->hash, HAPI_HASH_SIZE);
+        cut_names(q, way->cut);
         q->transform = (struct hapi_str){l->transform_text, (uint32_t)strlen(l->transform_text)};
         q->compute_dtype = l->dtype;
-        q->wire_dtype = l->wire;
+        q->wire_dtype = way->wire;
         q->layout = HAPI_LAYOUT_NHWC;
     }
     request_samples(r);
@@ -289,6 +292,7 @@ static int request_issue(struct request *r, struct batch *b, uint32_t at, uint32
     if (rc)
         return hapi_err_set(err, rc, 0, "cannot send a request: %s", hapi_err_meaning(rc));
     r->active = r->sending = true;
+    r->routes->users++;
     r->node->in_flight++;
     atomic_fetch_add(&l->n_requests, 1);
     return 0;
@@ -312,11 +316,15 @@ static uint32_t ask(struct hapi_loader *l, struct batch *b, uint32_t at, uint32_
     }
     if (!r)
         return 0;
-    uint32_t n = request_extent(l, r, b, at, most);
+    struct route *way = routes_next(l);
+    r->routes = l->routes;
+    r->route = way;
+    uint32_t n = request_extent(l, r, b, at, way->share > 0 || most < CHUNK_SAMPLES ? most : CHUNK_SAMPLES);
     if (request_issue(r, b, at, n, &err)) {
         node_break(r->node, err.code, err.text);
         return 0;
     }
+    way->asked += n;
     return n;
 }
 
@@ -365,9 +373,9 @@ static int part_take(struct request *r, uint32_t part, struct hapi_err *err)
         return hapi_err_set(err, HAPI_EPROTO, 0, "the record of part %u is stale", part);
     for (uint32_t i = 0; i < record->count; i++) {
         const struct hapi_record_sample *s = &record->samples[i];
-        if (l->pushdown && !record->status && !s->status && s->bytes != l->wire_row)
+        if (r->route->cut && !record->status && !s->status && s->bytes != r->route->wire_row)
             return hapi_err_set(err, HAPI_EPROTO, 0, "a row of %u bytes, of %s it has %llu", s->bytes,
-                                l->o.wire, (unsigned long long)l->wire_row);
+                                hapi_dtype_name(r->route->wire), (unsigned long long)r->route->wire_row);
         if (r->seen[record->first + i])
             return hapi_err_set(err, HAPI_EPROTO, 0, "sample %u of a request came twice", record->first + i);
         r->seen[record->first + i] = true;
@@ -380,12 +388,12 @@ static int part_checksum(struct request *r, struct hapi_err *err)
 {
     struct hapi_loader *l = r->node->l;
     const struct hapi_record *record = r->record;
-    const uint8_t *base = l->direct ? r->batch->features + r->at * l->row_bytes : r->slot;
+    const uint8_t *base = r->route->direct ? r->batch->features + r->at * l->row_bytes : r->slot;
     uint32_t crc = 0;
 
     if (!(record->flags & HAPI_RECORD_CHECKSUM))
         return hapi_err_set(err, HAPI_EPROTO, 0, "a part came without the checksum that was asked for");
-    if (suffix_checks(l))
+    if (suffix_checks(r))
         return 0;
     for (uint32_t i = 0; i < record->count; i++)
         if (!record->samples[i].status)
@@ -412,7 +420,7 @@ static int part_samples(struct request *r, struct hapi_err *err)
         r->batch->labels[r->at + record->first + i] = l->catalog.node_class_map[r->node->number][s->label];
         atomic_fetch_add(&l->wire_bytes, s->bytes);
     }
-    if (l->direct)
+    if (r->route->direct)
         fetch_samples_done(r, record->first, record->count, images);
     else if (record->count)
         suffix_submit(r, record->first, record->count);
@@ -440,6 +448,7 @@ void fetch_request_settle(struct request *r)
         return;
     r->active = false;
     r->node->in_flight--;
+    routes_over(r->routes, l);
     if (r->lost && !l->failure.set)
         again_add(l, r);
     else
@@ -479,8 +488,10 @@ void fetch_imm(struct loader_node *n, uint32_t imm)
         return;
     }
     r->parts++;
-    atomic_fetch_add(&n->l->n_parts, 1);
+    atomic_fetch_add(&n->l->n_arrived, 1);
     int rc = part_take(r, part, &err);
+    if (!rc)
+        observe_part(r);
     if (!rc && !r->record->status)
         rc = part_samples(r, &err);
     if (rc) {

@@ -19,7 +19,7 @@
  *     hapi_loader_close(l);
  *
  * Where the network is split, which node served a sample and how large its micro-batch was do not change the
- * features: the frozen prefix runs in inference mode.
+ * features, as long as they travel as f32: the frozen prefix runs in inference mode.
  *
  * Threads: one thread makes all calls of a loader; the library has its own I/O and compute threads.
  */
@@ -61,13 +61,19 @@ struct hapi_loader_options {
     const char *nodes;     /* "HOST:PORT[,HOST:PORT...]" (required) */
     const char *dataset;   /* its name on the nodes (required) */
     const char *freeze;    /* cut id: tensor name, or names joined by "," [input of the last Gemm] */
-    const char *policy;    /* "freeze", "none" ["freeze"] */
-    const char *wire;      /* "f32", "f16", "bf16", "int8" ["f32"] */
-    const char *dtype;     /* compute on both tiers: "f32", "bf16", "f16", "i8" ["f32"] */
-    const char *backend;   /* of the compute tier: "onednn", "cudnn", "auto", "ref" ["onednn"] */
-    const char *transport; /* "auto", "ofi", "verbs" ["auto"]: see hapi_loader_transport() */
-    const char *key;       /* key file for TLS 1.3 [none] */
-    const char *device;    /* verbs: RDMA device [the one that routes to the node] */
+    const char *policy;   /* where to split: "freeze", "none"; by a profile also "pipeline", "hapi", "hapi-v1"
+                             ["pipeline" with a profile, else "freeze"] */
+    const char *split;    /* cut id or "none": where to split, instead of by a policy [none] */
+    const char *profile;  /* JSON file of `hapi profile` of this model, freeze layer and nodes [none] */
+    int fixed_plan;       /* 1: what was chosen from the profile stays, whatever the job then shows */
+    const char *accuracy; /* what wire dtypes a policy with a profile may choose: a relative L2 error of the
+                             features, or the narrowest dtype ["f32"] */
+    const char *wire;     /* "f32", "f16", "bf16", "int8"; without a profile ["f32"] */
+    const char *dtype;    /* compute on both tiers: "f32", "bf16", "f16", "i8" ["f32"] */
+    const char *backend;  /* of the compute tier: "onednn", "cudnn", "auto", "ref" ["onednn"] */
+    const char *transport;             /* "auto", "ofi", "verbs" ["auto"]: see hapi_loader_transport() */
+    const char *key;                   /* key file for TLS 1.3 [none] */
+    const char *device;                /* verbs: RDMA device [the one that routes to the node] */
     const struct hapi_rdma_path *path; /* verbs [as the route says] */
     const char *provider;              /* ofi: libfabric's provider, "tcp", "verbs" ["tcp"] */
     uint32_t busy_poll_us;             /* look for completions so long before sleeping [0: never] */
@@ -80,6 +86,27 @@ struct hapi_loader_options {
     int checksum;                      /* 1: CRC-32C of each micro-batch, checked before use */
     uint32_t request_timeout_ms; /* no part of any request for so long: the node's requests are issued anew
                                     [30000] */
+};
+
+/* Samples that take one way from the store to a batch. */
+struct hapi_loader_part {
+    const char *split;    /* cut id, or "none": raw objects travel, and this tier computes. The loader's */
+    const char *wire;     /* "f32", "f16", "bf16", "int8"; "raw". Static */
+    double share;         /* of the samples */
+    uint32_t micro_batch; /* that nodes compute; 0: as they like */
+};
+
+/* With policy "pipeline" a job is planned anew while it runs, from its profile and what it has shown since:
+ * once a plan is predicted to be faster by a tenth, twice in a row. No sample is lost, repeated or delivered
+ * in another place. */
+struct hapi_loader_replan {
+    double seconds;       /* since the loader was opened */
+    uint64_t samples;     /* delivered till then */
+    double bandwidth_Bps; /* to the first node, as it was seen */
+    double epoch_s;       /* predicted, of an epoch with this plan */
+    double before_s;      /* and with the one before */
+    uint32_t n_parts;
+    struct hapi_loader_part parts[4];
 };
 
 /* One batch. The memory is the loader's until hapi_loader_release(). */
@@ -113,14 +140,19 @@ int hapi_loader_epoch(struct hapi_loader *l, uint32_t epoch, struct hapi_error *
 int hapi_loader_next(struct hapi_loader *l, struct hapi_batch_view *view, struct hapi_error *err);
 void hapi_loader_release(struct hapi_loader *l, const struct hapi_batch_view *view);
 
+/* The first `max` changes of plan; returns how many there were (64 are kept). */
+uint32_t hapi_loader_replans(struct hapi_loader *l, struct hapi_loader_replan *out, uint32_t max);
+
 uint64_t hapi_loader_samples(const struct hapi_loader *l);
 size_t hapi_loader_width(const struct hapi_loader *l); /* features of a sample */
 uint32_t hapi_loader_classes(const struct hapi_loader *l);
 const char *hapi_loader_class(const struct hapi_loader *l, uint32_t i);
-const char *hapi_loader_split(const struct hapi_loader *l); /* cut id, or "none" */
+const char *hapi_loader_split(struct hapi_loader *l); /* of most samples: cut id, or "none" */
+/* What is done now, the largest part first; at most `max` are filled. Returns how many there are. */
+uint32_t hapi_loader_parts(struct hapi_loader *l, struct hapi_loader_part *out, uint32_t max);
 /* What this tier computes in: the dtype of the options, f32 where that is f16 and its back end has none;
  * "none": it computes nothing, or only converts. Static. */
-const char *hapi_loader_dtype_here(const struct hapi_loader *l);
+const char *hapi_loader_dtype_here(struct hapi_loader *l);
 
 /* How features come from a node. "auto" takes verbs when the node offers it in its hello, it works here and
  * its connection comes up; else ofi. A node that verbs never reached goes on over ofi; "verbs" does not. */

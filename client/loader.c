@@ -42,7 +42,7 @@ void loader_node_offered(struct hapi_loader *l)
     int rc = hapi_catalog_seal(&l->catalog, &err);
     if (!rc)
         rc = window_open(l, &err);
-    if (!rc && !l->direct)
+    if (!rc && l->slot_bytes)
         rc = hapi_pool_open(&l->pool, l->loop, l->threads, l->n_nodes * NODE_REQUESTS * REQUEST_SAMPLES,
                             l->topology, 1, &err);
     if (rc) {
@@ -59,6 +59,7 @@ void loader_node_up(struct hapi_loader *l)
     for (uint32_t i = 0; !l->ready && i < l->n_nodes; i++)
         if (l->nodes[i].state != NODE_UP)
             return;
+    routes_advance(l);
     l->ready = true;
     pthread_mutex_lock(&l->lock);
     l->opened = true;
@@ -79,6 +80,7 @@ static void woken(void *arg)
     pthread_mutex_unlock(&l->lock);
     if (start)
         fetch_epoch(l);
+    routes_advance(l);
     fetch_pump(l);
 }
 
@@ -87,6 +89,7 @@ static void tick_fire(struct hapi_timer *t)
     struct hapi_loader *l = (struct hapi_loader *)((char *)t - offsetof(struct hapi_loader, tick));
 
     fetch_timeouts(l);
+    observe_tick(l);
     fetch_pump(l);
     hapi_loop_timer_set(l->loop, t, hapi_clock_ns() + TICK_MS * HAPI_NS_PER_MS);
 }
@@ -176,8 +179,9 @@ static int options_keep(struct hapi_loader *l, const struct hapi_loader_options 
     l->o = *o;
     l->o.backend = hapi_backend_choose(o->backend ? o->backend : "onednn", NULL);
     int rc = keep(l, &l->o.model, NULL) | keep(l, &l->o.transform, NULL) | keep(l, &l->o.nodes, NULL) |
-             keep(l, &l->o.dataset, NULL) | keep(l, &l->o.freeze, NULL) | keep(l, &l->o.policy, "freeze") |
-             keep(l, &l->o.wire, "f32") | keep(l, &l->o.dtype, "f32") | keep(l, &l->o.backend, NULL) |
+             keep(l, &l->o.dataset, NULL) | keep(l, &l->o.freeze, NULL) | keep(l, &l->o.policy, NULL) |
+             keep(l, &l->o.split, NULL) | keep(l, &l->o.profile, NULL) | keep(l, &l->o.accuracy, NULL) |
+             keep(l, &l->o.wire, NULL) | keep(l, &l->o.dtype, "f32") | keep(l, &l->o.backend, NULL) |
              keep(l, &l->o.transport, "auto") | keep(l, &l->o.key, NULL) | keep(l, &l->o.device, NULL) |
              keep(l, &l->o.provider, NULL);
     if (rc)
@@ -191,9 +195,6 @@ static int options_keep(struct hapi_loader *l, const struct hapi_loader_options 
     l->o.request_timeout_ms = l->o.request_timeout_ms ? l->o.request_timeout_ms : 30000;
     if (l->o.batch > 1 << 20 || l->o.depth < 2 || l->o.depth > 64)
         return hapi_err_set(err, HAPI_EINVAL, 0, "batch is 1..1048576 and depth 2..64");
-    l->wire = strcmp(l->o.wire, "int8") ? hapi_dtype_from_name(l->o.wire) : HAPI_I8;
-    if (l->wire != HAPI_F32 && l->wire != HAPI_F16 && l->wire != HAPI_BF16 && l->wire != HAPI_I8)
-        return hapi_err_set(err, HAPI_EINVAL, 0, "wire dtype is f32, f16, bf16 or int8, not `%s`", l->o.wire);
     l->dtype = hapi_dtype_from_name(l->o.dtype);
     if (l->dtype != HAPI_F32 && l->dtype != HAPI_F16 && l->dtype != HAPI_BF16 && l->dtype != HAPI_I8)
         return hapi_err_set(err, HAPI_EINVAL, 0, "compute dtype is f32, f16, bf16 or i8, not `%s`",
@@ -233,22 +234,6 @@ static int nodes_parse(struct hapi_loader *l, struct hapi_err *err)
     return l->n_nodes ? 0 : hapi_err_set(err, HAPI_EINVAL, 0, "no node was given");
 }
 
-static int split_choose(struct hapi_loader *l, struct hapi_err *err)
-{
-    enum hapi_policy policy;
-    int32_t split;
-
-    int rc = hapi_policy_from_name(&policy, l->o.policy, err);
-    if (!rc)
-        rc = l->o.freeze ? hapi_model_cut_find(l->model, l->o.freeze, &l->freeze, err)
-                         : hapi_model_cut_default(l->model, &l->freeze, err);
-    if (!rc) /* the freeze layer is the last of the cuts that a policy may choose from */
-        rc = hapi_split_choose(policy, (int32_t)l->freeze->index + 1, (int32_t)l->freeze->index, &split, err);
-    if (!rc)
-        l->pushdown = split != HAPI_SPLIT_NONE;
-    return rc;
-}
-
 static int model_open(struct hapi_loader *l, struct hapi_err *err)
 {
     int64_t n;
@@ -260,7 +245,8 @@ static int model_open(struct hapi_loader *l, struct hapi_err *err)
         return rc;
     if (hapi_transform_text(&l->transform, l->transform_text, sizeof l->transform_text) < 0)
         return hapi_err_set(err, HAPI_ETOOBIG, 0, "the transform of %s is too long", l->o.model);
-    rc = split_choose(l, err);
+    rc = l->o.freeze ? hapi_model_cut_find(l->model, l->o.freeze, &l->freeze, err)
+                     : hapi_model_cut_default(l->model, &l->freeze, err);
     if (rc)
         return rc;
     if (l->freeze->n_tensors != 1 || hapi_shape_elements(&l->freeze->tensors[0].shape, &n))
@@ -268,18 +254,7 @@ static int model_open(struct hapi_loader *l, struct hapi_err *err)
                             l->freeze->id, l->freeze->n_tensors);
     l->width = (size_t)n;
     l->row_bytes = l->width * 4;
-    rc = hapi_wire_row(&l->freeze->tensors[0].shape, l->wire, &l->wire_row);
-    if (!rc && l->wire == HAPI_I8)
-        rc = hapi_i8_form(&l->form, &l->freeze->tensors[0].shape);
-    if (rc)
-        return hapi_err_set(err, rc, 0, "freeze layer %s cannot travel as %s", l->freeze->id, l->o.wire);
-    l->direct = l->pushdown && l->wire == HAPI_F32;
-    if (!l->pushdown)
-        return 0;
-    rc = hapi_model_prefix_bytes(l->model, l->freeze->id, &l->offer, &l->offer_size, err);
-    if (!rc)
-        hapi_sha256(l->offer_hash, l->offer, l->offer_size);
-    return rc;
+    return policy_open(l, err);
 }
 
 static int open_all(struct hapi_loader *l, const struct hapi_loader_options *o, struct hapi_err *err)
@@ -311,7 +286,7 @@ static int open_all(struct hapi_loader *l, const struct hapi_loader_options *o, 
         rc = err->code;
     }
     pthread_mutex_unlock(&l->lock);
-    return rc;
+    return rc ? rc : replan_start(l, err);
 }
 
 int hapi_loader_open(struct hapi_loader **out, const struct hapi_loader_options *options,
@@ -327,6 +302,11 @@ int hapi_loader_open(struct hapi_loader **out, const struct hapi_loader_options 
     l->generation = FIRST_GENERATION;
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->changed, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&l->replan, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     if (open_all(l, options, &err)) {
         hapi_loader_close(l);
         return public_error(error, &err);
@@ -339,6 +319,7 @@ void hapi_loader_close(struct hapi_loader *l)
 {
     if (!l)
         return;
+    replan_stop(l);
     if (l->thread_started) {
         pthread_mutex_lock(&l->lock);
         while (!l->loop && !l->failure.set)
@@ -353,15 +334,16 @@ void hapi_loader_close(struct hapi_loader *l)
     }
     window_close(l);
     suffix_close(l);
+    policy_close(l);
     hapi_catalog_fini(&l->catalog);
     free(l->nodes);
-    free(l->offer);
     hapi_model_close(l->model);
     hapi_keys_free(l->keys);
     hapi_topology_close(l->topology);
     for (int i = 0; i < l->n_strings; i++)
         free(l->strings[i]);
     pthread_cond_destroy(&l->changed);
+    pthread_cond_destroy(&l->replan);
     pthread_mutex_destroy(&l->lock);
     free(l);
 }
@@ -406,6 +388,7 @@ int hapi_loader_next(struct hapi_loader *l, struct hapi_batch_view *view, struct
     bool over = false;
 
     pthread_mutex_lock(&l->lock);
+    observe_asked(l);
     for (;;) {
         over = l->deliver == l->last_sequence;
         b = over || l->failure.set ? NULL : batch_next(l);
@@ -417,6 +400,7 @@ int hapi_loader_next(struct hapi_loader *l, struct hapi_batch_view *view, struct
         b->state = BATCH_HELD;
         l->held++;
         l->deliver++;
+        observe_given(l, b->delivered);
         *view = (struct hapi_batch_view){
             .features = (const float *)b->features,
             .width = l->width,
@@ -446,6 +430,16 @@ void hapi_loader_release(struct hapi_loader *l, const struct hapi_batch_view *vi
     hapi_loop_wake(l->loop);
 }
 
+uint32_t hapi_loader_replans(struct hapi_loader *l, struct hapi_loader_replan *out, uint32_t max)
+{
+    pthread_mutex_lock(&l->lock);
+    uint32_t n = l->n_replans, kept = n < REPLANS_MAX ? n : REPLANS_MAX;
+    if (max)
+        memcpy(out, l->replans, (kept < max ? kept : max) * sizeof *out);
+    pthread_mutex_unlock(&l->lock);
+    return n;
+}
+
 uint64_t hapi_loader_samples(const struct hapi_loader *l)
 {
     return l->catalog.n_samples;
@@ -466,14 +460,33 @@ const char *hapi_loader_class(const struct hapi_loader *l, uint32_t i)
     return i < l->catalog.n_classes ? l->catalog.classes[i] : NULL;
 }
 
-const char *hapi_loader_split(const struct hapi_loader *l)
+uint32_t hapi_loader_parts(struct hapi_loader *l, struct hapi_loader_part *out, uint32_t max)
 {
-    return l->pushdown ? l->freeze->id : "none";
+    pthread_mutex_lock(&l->lock);
+    uint32_t n = l->n_parts;
+    for (uint32_t i = 0; i < n && i < max; i++)
+        out[i] = l->parts[i];
+    pthread_mutex_unlock(&l->lock);
+    return n;
 }
 
-const char *hapi_loader_dtype_here(const struct hapi_loader *l)
+const char *hapi_loader_split(struct hapi_loader *l)
 {
-    return l->pushdown ? "none" : hapi_dtype_name(l->dtype_here);
+    struct hapi_loader_part first;
+
+    hapi_loader_parts(l, &first, 1);
+    return first.split;
+}
+
+const char *hapi_loader_dtype_here(struct hapi_loader *l)
+{
+    bool computes = false;
+
+    pthread_mutex_lock(&l->lock);
+    for (uint32_t i = 0; i < l->n_parts; i++)
+        computes |= strcmp(l->parts[i].split, l->freeze->id) != 0;
+    pthread_mutex_unlock(&l->lock);
+    return computes ? hapi_dtype_name(l->dtype_here) : "none";
 }
 
 uint32_t hapi_loader_nodes(const struct hapi_loader *l)
@@ -496,7 +509,7 @@ struct hapi_loader_stats hapi_loader_stats_get(struct hapi_loader *l)
     return (struct hapi_loader_stats){
         .wire_bytes = atomic_load(&l->wire_bytes),
         .requests = atomic_load(&l->n_requests),
-        .parts = atomic_load(&l->n_parts),
+        .parts = atomic_load(&l->n_arrived),
         .bad = atomic_load(&l->n_bad),
         .reissued = atomic_load(&l->n_reissued),
     };

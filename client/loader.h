@@ -4,8 +4,12 @@
  *     loader.c    the public calls: options, epochs, next, release                       (caller's thread)
  *     node.c      one node: control channel, index, model upload, data connection        (I/O thread)
  *     choice.c    which transport its data connection uses, and why                      (I/O thread)
+ *     policy.c    what is to be done: split, wire dtype and shares, from options or a profile (caller's
+ * thread) routes.c    how that is carried out: each way that samples take, with its plans (caller's thread)
  *     fetch.c     requests out, records in: which sample is asked where, what has arrived (I/O thread)
  *     window.c    registered memory: batch buffers, slots, record areas                  (once, I/O thread)
+ *     observe.c   what the job shows of links, nodes and this tier                       (I/O thread)
+ *     replan.c    from that and the profile, a better plan, if there is one               (its own thread)
  *     suffix.c    what is left to compute on this tier: decode and prefix of raw objects,
  *                 wire dtype to f32                                                      (compute threads)
  *
@@ -23,6 +27,7 @@
 #include "int8.h"
 #include "kernels.h"
 #include "loop.h"
+#include "planner.h"
 #include "pool.h"
 #include "slab.h"
 #include "stage.h"
@@ -30,10 +35,12 @@
 #include "transport.h"
 
 enum {
+    ROUTES_MAX = 4,
+    REPLANS_MAX = 64,
     REQUEST_SAMPLES = 32,     /* most of one request */
     NODE_REQUESTS = 16,       /* in flight to one node */
     CHUNK_SAMPLES = 8,        /* of one suffix job */
-    SLOT_BYTES = 4 << 20,     /* of a slot for raw objects, unless one sample needs more */
+    SLOT_BYTES = 8 << 20,     /* of a slot, unless one sample needs more */
     UPLOAD_BYTES = 256 << 10, /* of a model chunk */
     NODE_ATTEMPTS = 5,        /* reconnects without progress before a node is given up */
 };
@@ -45,6 +52,48 @@ enum {
 struct failure {
     struct hapi_err err;
     bool set;
+};
+
+/* The part of the network that nodes need: up to the deepest cut of the routes. Shared by routes that come
+ * one after the other. */
+struct offer {
+    uint32_t users;
+    const struct hapi_cut *cut;
+    void *bytes;
+    size_t size;
+    uint8_t hash[HAPI_HASH_SIZE];
+};
+
+/* What a route has shown since it was last looked at. Guarded by the loader's lock. */
+struct route_seen {
+    uint64_t parts, images;        /* that a node computed, in */
+    uint64_t chunks, chunk_images; /* that this tier computed, in */
+    double node_s, here_s;         /* decoding and network */
+};
+
+/* A way that samples take from the store to a batch. */
+struct route {
+    const struct hapi_cut *cut; /* NULL: raw objects travel */
+    enum hapi_dtype wire;
+    uint32_t micro_batch;     /* of a node; 0: as it likes */
+    double share;             /* of the samples */
+    uint64_t asked;           /* samples, so far */
+    bool direct;              /* the network assembles the batch: nothing is left to do */
+    size_t elements;          /* of a sample at the cut */
+    uint64_t wire_row;        /* bytes of a sample */
+    struct hapi_i8 form;      /* of a row, with i8 on the wire */
+    uint32_t chunk;           /* samples of a suffix job, at most */
+    struct hapi_plan **plans; /* what is left, one a compute thread; NULL: no more than a conversion */
+    int32_t profiled;         /* replan.c's: the profile's cut, or -1 */
+    struct route_seen seen;
+};
+
+/* What is done now. It is replaced as a whole, when the last of its requests is over. */
+struct routes {
+    uint32_t n, users;   /* routes; requests under way */
+    struct offer *offer; /* NULL: nothing is pushed down */
+    struct routes *next; /* of those that are over */
+    struct route route[ROUTES_MAX];
 };
 
 enum batch_state { BATCH_FREE, BATCH_FILLING, BATCH_READY, BATCH_HELD };
@@ -75,10 +124,13 @@ struct chunk { /* a suffix job */
     uint32_t first, count; /* samples of the request: at most CHUNK_SAMPLES where they are computed */
     uint32_t crc32c;       /* what the part's payload must have, where the job checks it */
     int status;
+    int64_t ns[HAPI_STAGE_TIMES];
 };
 
 struct request {
     struct loader_node *node;
+    struct routes *routes;
+    struct route *route; /* of those */
     bool active, terminal;
     bool lost;      /* its connection is gone, suffix jobs are under way: asked for anew when they are done */
     uint16_t index; /* on its connection */
@@ -92,7 +144,7 @@ struct request {
     struct hapi_request req;
     struct hapi_req_object objects[REQUEST_SAMPLES];
     struct hapi_req_sample samples[REQUEST_SAMPLES];
-    struct chunk chunks[REQUEST_SAMPLES];
+    struct chunk chunks[REQUEST_SAMPLES];      /* a job at its first sample */
     struct hapi_image images[REQUEST_SAMPLES]; /* the chunks' */
     struct hapi_conn_op op;
     bool sending;
@@ -109,6 +161,16 @@ enum node_state {
     NODE_OPENING,
     NODE_UP,
     NODE_DEAD
+};
+
+/* A node's link, as it shows while parts come. */
+struct link_seen {
+    int64_t offset_ns, rtt_ns,
+        clock_ns;         /* node's clock minus ours, as of that round trip, then; rtt_ns 0: not known */
+    int64_t asked_ns;     /* when its clock was asked for */
+    int64_t arrived_ns;   /* the last part */
+    int64_t evidence_ns;  /* the last that says something of the link's rate */
+    double bytes, busy_s; /* guarded by lock: since they were last taken */
 };
 
 enum transport { TRANSPORT_OFI, TRANSPORT_VERBS, TRANSPORTS };
@@ -137,6 +199,9 @@ struct loader_node {
     struct hapi_err no_verbs;          /* code not 0: verbs failed before it was ever up, and why */
     struct hapi_err why_ofi;           /* with auto: why it is not verbs */
     struct hapi_loader_transport told; /* guarded by lock: for the caller */
+    struct link_seen link;
+    const struct offer *offering; /* on its way */
+    uint8_t has[HAPI_HASH_SIZE];  /* what it was last offered, and has; zero: nothing */
     uint64_t key, remote_base;
     uint32_t in_flight, max_requests, granted;
     int64_t progress_ns; /* when a part last came, or it was first asked after having nothing to do */
@@ -151,25 +216,25 @@ struct hapi_loader {
     /* what was asked, resolved on the caller's thread before the I/O thread starts */
     struct hapi_loader_options o;
     struct hapi_fabric_path path;
-    char *strings[16];
+    char *strings[20];
     int n_strings;
     struct hapi_model *model;
     struct hapi_transform transform;
     char transform_text[HAPI_TRANSFORM_MAX];
     const struct hapi_cut *freeze;
-    bool pushdown;                           /* else cut none */
-    enum hapi_dtype wire, dtype, dtype_here; /* dtype_here: what this tier computes in */
-    bool direct;                             /* the network assembles the batch: no suffix */
-    size_t width, row_bytes;                 /* of a sample: features, f32 bytes */
-    uint64_t wire_row;                       /* bytes on the wire */
-    struct hapi_i8 form;                     /* of a row, with i8 on the wire */
-    uint8_t upload[UPLOAD_BYTES + 512];      /* a model chunk on its way */
-    void *offer;                             /* prefix bytes */
-    size_t offer_size;
-    uint8_t offer_hash[HAPI_HASH_SIZE];
+    bool pushes, int8_wire;            /* samples may be pushed down; and travel as int8 */
+    bool online;                       /* the job is planned anew while it runs */
+    size_t most_row;                   /* of any plan that may be made */
+    enum hapi_dtype dtype, dtype_here; /* dtype_here: what this tier computes in */
+    size_t width, row_bytes;           /* of a sample: features, f32 bytes */
+    struct routes *routes;             /* the I/O thread's, once that runs */
+    struct hapi_profile *profile;      /* NULL: nothing is known of the job */
+    struct hapi_choose_options choose;
+    struct hapi_choice chosen;         /* what `routes` carries out */
+    struct hapi_candidate *candidates; /* room for choosing by the profile */
+    uint8_t upload[UPLOAD_BYTES + 512]; /* a model chunk on its way */
     struct hapi_keys *keys;
-    struct hapi_plan **plans; /* one a compute thread; NULL when nothing is left to compute */
-    struct hapi_stage **stages;
+    struct hapi_stage **stages; /* one a compute thread */
     struct hapi_topology *topology;
     int threads;
 
@@ -180,7 +245,7 @@ struct hapi_loader {
     struct loader_fabric fabrics[TRANSPORTS];
     struct hapi_pool *pool;
     struct hapi_slab local, exposed;
-    size_t slot_bytes, record_slot;
+    size_t slot_bytes, record_slot; /* slot_bytes 0: all routes are direct */
     struct loader_node *nodes;
     uint32_t n_nodes, turn;
     struct hapi_catalog catalog;
@@ -192,7 +257,9 @@ struct hapi_loader {
     uint32_t n_again, max_again;
     uint32_t next_position, epoch_asked;
     uint64_t next_sequence, generation;
+    struct routes *next_routes; /* to be used once all nodes have their offer */
     struct hapi_timer tick;
+    bool probe; /* the next request is to show how fast its link is */
     bool ready; /* every node answered, memory is there */
 
     /* both threads */
@@ -205,7 +272,19 @@ struct hapi_loader {
     uint64_t deliver;       /* sequence of the next batch to hand out */
     uint64_t last_sequence; /* one past the epoch's last batch */
     uint32_t held;
-    _Atomic uint64_t wire_bytes, n_requests, n_parts, n_bad, n_reissued;
+    struct hapi_loader_part parts[ROUTES_MAX]; /* of l->routes, for the caller */
+    uint32_t n_parts;
+    struct routes *handed, *retired; /* by replan.c, to be used; to it, to be freed */
+    double caller_s;                 /* between a batch and the next one asked for */
+    uint64_t caller_images, delivered;
+    int64_t given_ns; /* the last batch; 0: none, or it was followed by a pause */
+    uint32_t given;
+    struct hapi_loader_replan replans[REPLANS_MAX];
+    uint32_t n_replans;
+    pthread_t replanner;
+    pthread_cond_t replan;
+    bool replanner_started, replanner_ends;
+    _Atomic uint64_t wire_bytes, n_requests, n_arrived, n_bad, n_reissued;
 };
 
 /* loader.c */
@@ -215,7 +294,9 @@ void loader_node_up(struct hapi_loader *l);      /* I/O thread: the caller may g
 
 /* node.c */
 void node_connect(struct loader_node *n);
-void node_open_data(struct loader_node *n); /* once memory is there */
+void node_open_data(struct loader_node *n);                    /* once memory is there */
+void node_offer(struct loader_node *n, const struct offer *o); /* it says when it has it: routes_advance() */
+void node_clock(struct loader_node *n);                        /* asks for its time: observe_clock() */
 /* Destroys the data connection: when fetch_lost() is called nothing reaches our memory any more. */
 void node_break(struct loader_node *n, int code, const char *why);
 void node_close(struct loader_node *n);
@@ -243,11 +324,52 @@ void fetch_request_settle(struct request *r); /* terminal and no job left: frees
 int window_open(struct hapi_loader *l, struct hapi_err *err);
 void window_close(struct hapi_loader *l);
 
+/* policy.c */
+/* Caller's thread; model and freeze layer are known. Sets l->routes. */
+int policy_open(struct hapi_loader *l, struct hapi_err *err);
+/* A way for raw objects with no share, where there is none and it may be needed to see how fast links are.
+ * parts has room for one more. */
+uint32_t policy_with_probe(const struct hapi_loader *l, struct hapi_loader_part *parts, uint32_t n);
+void policy_close(struct hapi_loader *l); /* no request is under way any more */
+uint32_t policy_parts(const struct hapi_profile *p, const struct hapi_choice *c,
+                      struct hapi_loader_part parts[HAPI_CHOICE_PARTS]);
+
+/* routes.c */
+/* Of the parts of a plan: cut by cut what to compute here, compiled. before: whose offer may do, or NULL.
+ * Errors: HAPI_EINVAL, HAPI_EUNSUPPORTED (a cut, or a wire dtype for it), of plans, HAPI_ENOMEM. */
+int routes_new(struct routes **out, struct hapi_loader *l, const struct hapi_loader_part *parts, uint32_t n,
+               const struct routes *before, struct hapi_err *err);
+void routes_free(struct hapi_loader *l, struct routes *r);
+/* Makes them the loader's; those before it, if any, are given back. */
+struct routes *routes_use(struct hapi_loader *l, struct routes *r);
+/* The one that is furthest behind its share. */
+struct route *routes_next(struct hapi_loader *l);
+/* Bytes that a request of n samples takes of its slot. */
+size_t routes_slot_bytes(const struct hapi_loader *l);
+
+/* What is handed over is used once every node has what it needs; requests under way end as they began. */
+void routes_advance(struct hapi_loader *l);
+void routes_over(struct routes *r, struct hapi_loader *l); /* one of its requests is */
+
+/* observe.c: nothing, unless the loader plans anew. I/O thread */
+void observe_tick(struct hapi_loader *l);
+void observe_clock(struct loader_node *n, const void *body, size_t size);
+void observe_part(struct request *r); /* its record is in r->record, checked */
+void observe_chunk(const struct chunk *c);
+/* Lock held; caller's thread: a batch is asked for, one of n samples given. */
+void observe_asked(struct hapi_loader *l);
+void observe_given(struct hapi_loader *l, uint32_t n);
+
+/* replan.c */
+int replan_start(struct hapi_loader *l, struct hapi_err *err); /* caller's thread; the loader is open */
+void replan_stop(struct hapi_loader *l);
+void replan_close(struct hapi_loader *l); /* no thread runs any more: what never came to be used */
+
 /* suffix.c */
-int suffix_open(struct hapi_loader *l, struct hapi_err *err); /* caller's thread: compiles */
+int suffix_open(struct hapi_loader *l, struct hapi_err *err); /* caller's thread */
 void suffix_close(struct hapi_loader *l);
 /* Whether the jobs check the payload, in the pass that converts it; else it is checked before them. */
-bool suffix_checks(const struct hapi_loader *l);
+bool suffix_checks(const struct request *r);
 /* The part in r->record, of samples [first, first+count). */
 void suffix_submit(struct request *r, uint32_t first, uint32_t count);
 

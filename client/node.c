@@ -189,17 +189,17 @@ static void on_data_ready(struct loader_node *n, const void *body, size_t size)
 static void upload_more(struct loader_node *n)
 {
     struct hapi_loader *l = n->l;
+    const struct offer *o = n->offering;
 
-    while (n->upload_at < l->offer_size) {
-        size_t bytes =
-            l->offer_size - n->upload_at < UPLOAD_BYTES ? l->offer_size - n->upload_at : UPLOAD_BYTES;
+    while (o && n->upload_at < o->size) {
+        size_t bytes = o->size - n->upload_at < UPLOAD_BYTES ? o->size - n->upload_at : UPLOAD_BYTES;
         struct hapi_msg_model m = {
             .id = HAPI_MSG_MODEL_OFFER,
-            .size = l->offer_size,
+            .size = o->size,
             .offset = n->upload_at,
-            .bytes = {(const char *)l->offer + n->upload_at, (uint32_t)bytes},
+            .bytes = {(const char *)o->bytes + n->upload_at, (uint32_t)bytes},
         };
-        memcpy(m.hash, l->offer_hash, HAPI_HASH_SIZE);
+        memcpy(m.hash, o->hash, HAPI_HASH_SIZE);
         int used = hapi_msg_model_encode(&m, l->upload, sizeof l->upload);
         int rc =
             used < 0 ? used : hapi_control_send(n->control, HAPI_MSG_MODEL_CHUNK, l->upload, (size_t)used);
@@ -222,20 +222,44 @@ static void offered(struct loader_node *n)
         loader_node_offered(n->l);
 }
 
-static void offer(struct loader_node *n)
+void node_offer(struct loader_node *n, const struct offer *o)
 {
-    struct hapi_loader *l = n->l;
-    struct hapi_msg_model m = {.id = HAPI_MSG_MODEL_OFFER, .size = l->offer_size};
+    struct hapi_msg_model m = {.id = HAPI_MSG_MODEL_OFFER, .size = o->size};
     uint8_t buf[256];
 
-    if (!l->pushdown) {
-        offered(n);
-        return;
-    }
-    n->state = NODE_OFFERING;
-    n->upload_at = l->offer_size; /* nothing to send unless it is wanted */
-    memcpy(m.hash, l->offer_hash, HAPI_HASH_SIZE);
+    n->offering = o;
+    n->upload_at = o->size; /* nothing to send unless it is wanted */
+    memcpy(m.hash, o->hash, HAPI_HASH_SIZE);
     send(n, HAPI_MSG_MODEL_OFFER, buf, hapi_msg_model_encode(&m, buf, sizeof buf));
+}
+
+static void offer(struct loader_node *n)
+{
+    if (n->l->routes->offer) {
+        n->state = NODE_OFFERING;
+        node_offer(n, n->l->routes->offer);
+    } else {
+        offered(n);
+    }
+}
+
+static void on_model_ready(struct loader_node *n)
+{
+    if (!n->offering)
+        return;
+    memcpy(n->has, n->offering->hash, HAPI_HASH_SIZE);
+    n->offering = NULL;
+    if (n->state == NODE_OFFERING)
+        offered(n);
+    routes_advance(n->l);
+}
+
+void node_clock(struct loader_node *n)
+{
+    struct hapi_msg_clock m = {.t0_ns = (uint64_t)hapi_clock_ns()};
+    uint8_t buf[64];
+
+    send(n, HAPI_MSG_CLOCK, buf, hapi_msg_clock_encode(&m, buf, sizeof buf));
 }
 
 /* ------------------------------------------------------------------ listing */
@@ -338,7 +362,7 @@ static bool computes(const struct hapi_loader *l, uint32_t caps, char *why, size
                 {HAPI_F16, HAPI_CAP_F16, "f16 (a node with a GPU can)"},
                 {HAPI_I8, HAPI_CAP_COMPUTE_I8, "int8"}};
 
-    for (size_t i = 0; l->pushdown && i < sizeof rows / sizeof *rows; i++)
+    for (size_t i = 0; l->pushes && i < sizeof rows / sizeof *rows; i++)
         if (l->dtype == rows[i].dtype && !(caps & rows[i].cap)) {
             snprintf(why, size, "it cannot compute in %s: give another --dtype", rows[i].name);
             return false;
@@ -355,7 +379,7 @@ static void control_open(struct hapi_control *c, const struct hapi_hello *peer)
     uint8_t buf[64];
 
     snprintf(class, sizeof class, "%.*s", (int)peer->numeric_class.n, peer->numeric_class.s);
-    if (l->pushdown && l->numeric_class[0] && strcmp(class, l->numeric_class)) {
+    if (l->pushes && l->numeric_class[0] && strcmp(class, l->numeric_class)) {
         snprintf(why, sizeof why,
                  "its numeric class is %s, the job's is %s: features would differ in the last bits%s", class,
                  l->numeric_class,
@@ -369,8 +393,8 @@ static void control_open(struct hapi_control *c, const struct hapi_hello *peer)
         node_break(n, HAPI_EUNSUPPORTED, "it offers no checksums of the payload: leave --checksum out");
         return;
     }
-    if (l->pushdown && l->wire == HAPI_I8 && !(peer->caps & HAPI_CAP_INT8)) {
-        node_break(n, HAPI_EUNSUPPORTED, "it cannot send int8: give another --wire");
+    if (l->int8_wire && !(peer->caps & HAPI_CAP_INT8)) {
+        node_break(n, HAPI_EUNSUPPORTED, "it cannot send int8: give another --wire or --accuracy");
         return;
     }
     if (!computes(l, peer->caps, why, sizeof why)) {
@@ -413,12 +437,14 @@ static void control_message(struct hapi_control *c, enum hapi_message type, cons
         on_index(n, body, size);
         break;
     case HAPI_MSG_MODEL_WANT:
-        n->upload_at = 0;
+        n->upload_at = n->offering ? 0 : n->upload_at;
         upload_more(n);
         break;
     case HAPI_MSG_MODEL_READY:
-        if (n->state == NODE_OFFERING)
-            offered(n);
+        on_model_ready(n);
+        break;
+    case HAPI_MSG_CLOCK_REPLY:
+        observe_clock(n, body, size);
         break;
     case HAPI_MSG_DATA_READY:
         on_data_ready(n, body, size);
@@ -434,8 +460,7 @@ static void control_message(struct hapi_control *c, enum hapi_message type, cons
 static void control_drained(struct hapi_control *c)
 {
     struct loader_node *n = node_of(c);
-    if (n->state == NODE_OFFERING)
-        upload_more(n);
+    upload_more(n);
 }
 
 static void control_close(struct hapi_control *c, const struct hapi_err *why)
@@ -443,6 +468,8 @@ static void control_close(struct hapi_control *c, const struct hapi_err *why)
     struct loader_node *n = node_of(c);
 
     n->control = NULL;
+    n->offering = NULL;
+    memset(n->has, 0, sizeof n->has);
     if (n->conn) {
         if (!n->last.code)
             n->last = *why;

@@ -49,7 +49,7 @@ struct probe_ask {
     uint32_t n; /* samples, at most PROBE_SAMPLES; with a cut they are one micro-batch of so many */
 };
 
-enum { PROBE_NS = 6 }; /* queue, read, decode, compute, convert, send: stage_ns of a record */
+enum { PROBE_NS = 5 }; /* queue, read, decode, compute, convert: stage_ns of a record */
 
 struct probe_part {
     uint32_t count;

@@ -7,23 +7,11 @@
 
 int suffix_open(struct hapi_loader *l, struct hapi_err *err)
 {
-    struct hapi_plan_spec spec = {
-        .to = l->freeze->id,
-        .batch = CHUNK_SAMPLES,
-        .dtype = l->dtype_here,
-        .backend = l->o.backend,
-    };
-
-    if (l->direct)
-        return 0;
     l->stages = calloc((size_t)l->threads, sizeof *l->stages);
-    l->plans = calloc((size_t)l->threads, sizeof *l->plans);
-    if (!l->stages || !l->plans)
+    if (!l->stages)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for %d compute threads", l->threads);
     for (int i = 0; i < l->threads; i++) {
         int rc = hapi_stage_new(&l->stages[i], err);
-        if (!rc && !l->pushdown)
-            rc = hapi_plan_new(&l->plans[i], l->model, &spec, err);
         if (rc)
             return rc;
     }
@@ -34,25 +22,21 @@ void suffix_close(struct hapi_loader *l)
 {
     for (int i = 0; l->stages && i < l->threads; i++)
         hapi_stage_free(l->stages[i]);
-    for (int i = 0; l->plans && i < l->threads; i++)
-        hapi_plan_free(l->plans[i]);
     free(l->stages);
-    free(l->plans);
 }
 
-bool suffix_checks(const struct hapi_loader *l)
+bool suffix_checks(const struct request *r)
 {
-    return l->o.checksum && l->pushdown && !l->direct;
+    return r->node->l->o.checksum && r->route->cut && !r->route->plans && !r->route->direct;
 }
 
 /* n samples that were delivered, one after the other. */
-static int rows_convert(const struct hapi_loader *l, uint8_t *to, const uint8_t *from, uint32_t n,
-                        uint32_t *crc)
+static int rows_convert(const struct route *w, uint8_t *to, const uint8_t *from, uint32_t n, uint32_t *crc)
 {
-    if (l->wire == HAPI_I8)
-        return hapi_i8_unpack((float *)to, from, &l->form, n, crc);
-    return crc ? hapi_convert_crc32c(to, HAPI_F32, from, l->wire, n * l->width, HAPI_CRC_SRC, crc)
-               : hapi_convert(to, HAPI_F32, from, l->wire, n * l->width);
+    if (w->wire == HAPI_I8)
+        return hapi_i8_unpack((float *)to, from, &w->form, n, crc);
+    return crc ? hapi_convert_crc32c(to, HAPI_F32, from, w->wire, n * w->elements, HAPI_CRC_SRC, crc)
+               : hapi_convert(to, HAPI_F32, from, w->wire, n * w->elements);
 }
 
 /* The whole part: its checksum goes through all its samples. Those that were not delivered are left out of
@@ -61,7 +45,8 @@ static int part_convert(const struct chunk *c, uint8_t *to)
 {
     const struct request *r = c->request;
     const struct hapi_loader *l = r->node->l;
-    const uint8_t *from = r->slot + c->first * l->wire_row;
+    const struct route *w = r->route;
+    const uint8_t *from = r->slot + c->first * w->wire_row;
     uint32_t crc = 0;
     int rc = 0;
 
@@ -71,7 +56,7 @@ static int part_convert(const struct chunk *c, uint8_t *to)
         if (r->images[c->first + i].status)
             n = 1;
         else
-            rc = rows_convert(l, to + i * l->row_bytes, from + i * l->wire_row, n,
+            rc = rows_convert(w, to + i * l->row_bytes, from + i * w->wire_row, n,
                               l->o.checksum ? &crc : NULL);
     }
     return rc || !l->o.checksum ? rc : crc == c->crc32c ? 0 : HAPI_ECORRUPT;
@@ -85,11 +70,15 @@ static bool chunk_run(struct hapi_job *job, int worker)
     uint8_t *to = r->batch->features + (r->at + c->first) * l->row_bytes;
     void *const rows[1] = {to};
     struct hapi_stage_out out = {.out = rows, .rows = c->count, .dtype = HAPI_F32};
-    int64_t ns[HAPI_STAGE_TIMES];
+    struct hapi_image *images = r->images + c->first;
+    const struct route *w = r->route;
 
-    if (!l->pushdown)
-        c->status = hapi_stage_images(l->stages[worker], l->plans[worker], &l->transform,
-                                      r->images + c->first, c->count, &out, ns, NULL);
+    if (!w->cut)
+        c->status = hapi_stage_images(l->stages[worker], w->plans[worker], &l->transform, images, c->count,
+                                      &out, c->ns, NULL);
+    else if (w->plans)
+        c->status = hapi_stage_rows(l->stages[worker], w->plans[worker], r->slot + c->first * w->wire_row,
+                                    w->wire, images, c->count, &out, c->ns, NULL);
     else
         c->status = part_convert(c, to);
     return true;
@@ -113,7 +102,7 @@ static void chunk_done(struct hapi_job *job)
     struct hapi_loader *l = r->node->l;
 
     r->jobs--;
-    if (l->pushdown && (c->status == HAPI_ECORRUPT || c->status == HAPI_EPROTO)) {
+    if (r->route->cut && (c->status == HAPI_ECORRUPT || c->status == HAPI_EPROTO)) {
         chunk_refuse(r, c->status);
     } else if (c->status) {
         struct hapi_err err = {0};
@@ -121,6 +110,7 @@ static void chunk_done(struct hapi_job *job)
                      hapi_err_meaning(c->status));
         loader_fail(l, &err);
     } else {
+        observe_chunk(c);
         fetch_samples_done(r, c->first, c->count, r->images + c->first);
     }
     fetch_request_settle(r);
@@ -147,7 +137,7 @@ static void chunk_submit(struct request *r, uint32_t first, uint32_t count)
 
 void suffix_submit(struct request *r, uint32_t first, uint32_t count)
 {
-    uint32_t most = suffix_checks(r->node->l) ? count : CHUNK_SAMPLES;
+    uint32_t most = suffix_checks(r) ? count : r->route->chunk;
 
     for (uint32_t i = 0; i < count; i++) {
         const struct hapi_record_sample *s = &r->record->samples[i];

@@ -12,6 +12,8 @@
 #include "npy.h"
 #include "order.h"
 
+enum { PARTS_MAX = 8, REPLANS_MAX = 64 };
+
 /* Features kept by sample number. */
 struct kept {
     float *features;
@@ -40,6 +42,7 @@ struct job {
     double test_seconds;
     uint64_t test_bytes;
     int64_t shown_ns;
+    uint32_t replans; /* that were printed */
 };
 
 static int loader_error(struct hapi_err *err, const struct hapi_error *e)
@@ -119,6 +122,24 @@ static int order_write(struct job *j, uint32_t epoch, uint64_t sample, struct ha
     return 0;
 }
 
+/* The plan, once it is another one. */
+static void replan_print(struct job *j)
+{
+    uint32_t n = hapi_loader_replans(j->train, NULL, 0);
+
+    if (j->o->quiet || n == j->replans)
+        return;
+    j->replans = n;
+    struct hapi_loader_replan list[REPLANS_MAX], *last = &list[(n < REPLANS_MAX ? n : REPLANS_MAX) - 1];
+    hapi_loader_replans(j->train, list, REPLANS_MAX);
+    printf("%s%.1f s: a new plan, at %.3g MB/s: %.3g s an epoch instead of %.3g s\n",
+           isatty(STDERR_FILENO) ? "\r\033[K" : "", last->seconds, 1e-6 * last->bandwidth_Bps, last->epoch_s,
+           last->before_s);
+    for (uint32_t i = 0; i < last->n_parts; i++)
+        printf("  %3.0f %% of the samples  split %s  wire %s\n", 100 * last->parts[i].share,
+               last->parts[i].split, last->parts[i].wire);
+}
+
 static int epoch_fetch(struct job *j, uint32_t epoch, struct result *r, struct hapi_err *err)
 {
     struct hapi_batch_view b;
@@ -145,6 +166,7 @@ static int epoch_fetch(struct job *j, uint32_t epoch, struct result *r, struct h
             kept_put(&j->kept, &b);
         taken += b.n + b.n_bad;
         hapi_loader_release(j->train, &b);
+        replan_print(j);
         progress(j, what, taken, hapi_loader_samples(j->train), since);
     }
     r->bytes = hapi_loader_stats_get(j->train).wire_bytes - bytes;
@@ -284,15 +306,67 @@ static void transports_json(struct job *j, cJSON *o)
     cJSON_AddItemToObject(o, "nodes", nodes);
 }
 
+static const char *policy_name(const struct hapi_loader_options *o)
+{
+    return o->policy ? o->policy : o->profile ? "pipeline" : o->split ? "split" : "freeze";
+}
+
+/* Of what is pushed down: as it was asked for, or as it was chosen. */
+static const char *wire_name(struct job *j)
+{
+    struct hapi_loader_part first;
+
+    if (!j->o->loader.profile)
+        return j->o->loader.wire ? j->o->loader.wire : "f32";
+    hapi_loader_parts(j->train, &first, 1);
+    return first.wire;
+}
+
+static void parts_add(cJSON *o, const struct hapi_loader_part *parts, uint32_t n)
+{
+    cJSON *list = cJSON_AddArrayToObject(o, "parts");
+
+    for (uint32_t i = 0; i < n && i < PARTS_MAX; i++) {
+        cJSON *part = cJSON_CreateObject();
+        cJSON_AddStringToObject(part, "split", parts[i].split);
+        cJSON_AddStringToObject(part, "wire", parts[i].wire);
+        cJSON_AddNumberToObject(part, "share", parts[i].share);
+        cJSON_AddNumberToObject(part, "micro_batch", parts[i].micro_batch);
+        cJSON_AddItemToArray(list, part);
+    }
+}
+
+/* Every change of plan, and what was known then. */
+static void replans_json(struct job *j, cJSON *o)
+{
+    struct hapi_loader_replan list[REPLANS_MAX];
+    uint32_t n = hapi_loader_replans(j->train, list, REPLANS_MAX);
+    cJSON *all = cJSON_AddArrayToObject(o, "replans");
+
+    for (uint32_t i = 0; i < n && i < REPLANS_MAX; i++) {
+        cJSON *one = cJSON_CreateObject();
+        cJSON_AddNumberToObject(one, "seconds", list[i].seconds);
+        cJSON_AddNumberToObject(one, "samples", (double)list[i].samples);
+        cJSON_AddNumberToObject(one, "bandwidth_Bps", list[i].bandwidth_Bps);
+        cJSON_AddNumberToObject(one, "epoch_s", list[i].epoch_s);
+        cJSON_AddNumberToObject(one, "before_s", list[i].before_s);
+        parts_add(one, list[i].parts, list[i].n_parts);
+        cJSON_AddItemToArray(all, one);
+    }
+}
+
 static int json_write(struct job *j, struct hapi_err *err)
 {
     cJSON *o = cJSON_CreateObject(), *epochs, *test;
+    struct hapi_loader_part parts[PARTS_MAX];
     struct hapi_loader_stats a = hapi_loader_stats_get(j->train), b = hapi_loader_stats_get(j->test);
     int rc = 0;
 
-    cJSON_AddStringToObject(o, "policy", j->o->loader.policy);
+    cJSON_AddStringToObject(o, "policy", policy_name(&j->o->loader));
     cJSON_AddStringToObject(o, "split", hapi_loader_split(j->train));
-    cJSON_AddStringToObject(o, "wire", j->o->loader.wire);
+    cJSON_AddStringToObject(o, "wire", wire_name(j));
+    parts_add(o, parts, hapi_loader_parts(j->train, parts, PARTS_MAX));
+    replans_json(j, o);
     cJSON_AddStringToObject(o, "dtype", j->o->loader.dtype);
     cJSON_AddStringToObject(o, "dtype_here", hapi_loader_dtype_here(j->train));
     transports_json(j, o);
@@ -406,6 +480,7 @@ static int job_open(struct job *j, struct hapi_err *err)
 
     test.dataset = o->test_dataset;
     test.sequential = 1;
+    test.fixed_plan = 1;
     if (hapi_loader_open(&j->train, &o->loader, &e) || hapi_loader_open(&j->test, &test, &e))
         return loader_error(err, &e);
     int rc = same_classes(j, err);
@@ -445,6 +520,17 @@ static void job_close(struct job *j)
         fclose(j->order_file);
 }
 
+/* Where not all samples take the same way. */
+static void parts_print(const struct job *j)
+{
+    struct hapi_loader_part parts[PARTS_MAX];
+    uint32_t n = hapi_loader_parts(j->train, parts, PARTS_MAX);
+
+    for (uint32_t i = 0; n > 1 && i < n && i < PARTS_MAX; i++)
+        printf("%3.0f %% of the samples  split %s  wire %s  micro-batch %u\n", 100 * parts[i].share,
+               parts[i].split, parts[i].wire, parts[i].micro_batch);
+}
+
 /* What is computed here in another dtype than was asked for. */
 static void dtype_print(const struct job *j)
 {
@@ -470,10 +556,12 @@ int train_run(const struct train_options *o, struct hapi_err *err)
     int rc = job_open(&j, err);
     if (!rc && !o->quiet)
         printf("policy %s  split %s  wire %s  classes %u  features %zu  train %llu  test %llu\n",
-               o->loader.policy, hapi_loader_split(j.train), o->loader.wire, hapi_loader_classes(j.train),
-               hapi_loader_width(j.train), (unsigned long long)hapi_loader_samples(j.train),
+               policy_name(&o->loader), hapi_loader_split(j.train), wire_name(&j),
+               hapi_loader_classes(j.train), hapi_loader_width(j.train),
+               (unsigned long long)hapi_loader_samples(j.train),
                (unsigned long long)hapi_loader_samples(j.test));
     if (!rc && !o->quiet) {
+        parts_print(&j);
         dtype_print(&j);
         transports_print(&j);
     }

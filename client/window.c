@@ -35,9 +35,9 @@ static int requests_take(struct hapi_loader *l)
             r->index = (uint16_t)k;
             r->message = hapi_slab_take(&l->local, HAPI_REQUEST_MAX, 4096);
             r->records = hapi_slab_take(&l->exposed, REQUEST_SAMPLES * l->record_slot, 4096);
-            r->slot = l->direct ? NULL : hapi_slab_take(&l->exposed, l->slot_bytes, 4096);
+            r->slot = !l->slot_bytes ? NULL : hapi_slab_take(&l->exposed, l->slot_bytes, 4096);
             r->record = aligned_alloc(64, l->record_slot);
-            if (!r->message || !r->records || !r->record || (!l->direct && !r->slot))
+            if (!r->message || !r->records || !r->record || (l->slot_bytes && !r->slot))
                 return HAPI_ENOMEM;
         }
     return 0;
@@ -48,14 +48,7 @@ int window_open(struct hapi_loader *l, struct hapi_err *err)
     size_t requests = (size_t)l->n_nodes * NODE_REQUESTS, batch = page(l->o.batch * l->row_bytes);
 
     l->record_slot = (hapi_record_size(REQUEST_SAMPLES) + 63) & ~(size_t)63;
-    l->slot_bytes = l->direct ? 0 : REQUEST_SAMPLES * l->wire_row;
-    if (!l->pushdown) {
-        l->slot_bytes = l->catalog.max_sample_bytes * (size_t)REQUEST_SAMPLES;
-        if (l->slot_bytes > SLOT_BYTES)
-            l->slot_bytes =
-                l->catalog.max_sample_bytes > SLOT_BYTES ? l->catalog.max_sample_bytes : SLOT_BYTES;
-        l->slot_bytes += !l->slot_bytes;
-    }
+    l->slot_bytes = routes_slot_bytes(l);
     size_t exposed =
         l->o.depth * batch + requests * (page(REQUEST_SAMPLES * l->record_slot) + page(l->slot_bytes));
     int rc = hapi_slab_init(&l->exposed, exposed, err);

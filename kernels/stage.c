@@ -207,6 +207,88 @@ int hapi_stage_images(struct hapi_stage *s, struct hapi_plan *plan, const struct
     return rc;
 }
 
+/* What one sample is of the plan's only input. */
+struct cut_row {
+    size_t elements;
+    uint64_t bytes; /* as it travels */
+    struct hapi_i8 form;
+    int64_t batch;
+};
+
+static int row_check(const struct hapi_plan *plan, enum hapi_dtype wire, int64_t n, struct cut_row *r,
+                     struct hapi_err *err)
+{
+    const struct hapi_tensor_desc *in;
+    size_t bytes;
+
+    if (hapi_plan_inputs(plan, &in) != 1 || in->dtype != HAPI_F32 || in->shape.rank < 1 ||
+        hapi_wire_row(&in->shape, wire, &r->bytes) || hapi_tensor_bytes(&in->shape, HAPI_F32, &bytes) ||
+        (wire == HAPI_I8 && hapi_i8_form(&r->form, &in->shape)))
+        return hapi_err_set(err, HAPI_EINVAL, 0, "the plan does not take one batch of f32");
+    r->batch = in->shape.dim[0];
+    r->elements = bytes / sizeof(float) / (size_t)r->batch;
+    if (n < 1 || n > r->batch)
+        return hapi_err_set(err, HAPI_EINVAL, 0, "%lld samples for a plan of %lld", (long long)n,
+                            (long long)r->batch);
+    return 0;
+}
+
+/* As f32; zeros for those that were not delivered, and up to the plan's batch: rows never mix, but a denormal
+ * or NaN would be slow. */
+static int rows_take(float *to, const uint8_t *rows, enum hapi_dtype wire, const struct hapi_image *images,
+                     int64_t n, const struct cut_row *r)
+{
+    int rc = 0;
+
+    memset(to + (size_t)n * r->elements, 0, (size_t)(r->batch - n) * r->elements * sizeof(float));
+    for (int64_t i = 0, k; i < n && !rc; i += k) {
+        float *at = to + (size_t)i * r->elements;
+        const uint8_t *from = rows + (size_t)i * r->bytes;
+        k = run_of(images, i, n);
+        if (images[i].status)
+            memset(at, 0, (size_t)k * r->elements * sizeof(float));
+        else if (wire == HAPI_I8)
+            rc = hapi_i8_unpack(at, from, &r->form, (size_t)k, NULL);
+        else
+            rc = hapi_convert(at, HAPI_F32, from, wire, (size_t)k * r->elements);
+    }
+    return rc;
+}
+
+int hapi_stage_rows(struct hapi_stage *s, struct hapi_plan *plan, const void *rows, enum hapi_dtype wire,
+                    const struct hapi_image *images, int64_t n, const struct hapi_stage_out *o,
+                    int64_t ns[HAPI_STAGE_TIMES], struct hapi_err *err)
+{
+    struct cut_row r = {.batch = 0};
+    struct buffers b;
+    int64_t t0 = hapi_clock_ns();
+
+    int rc = row_check(plan, wire, n, &r, err);
+    bool as_is = !rc && wire == HAPI_F32 && n == r.batch && run_of(images, 0, n) == n && !images[0].status;
+    if (!rc && o->crc32c)
+        rc = hapi_err_set(err, HAPI_EINVAL, 0, "no checksum of what stays on this tier");
+    if (!rc)
+        rc = buffers_take(s, plan, as_is ? 0 : r.elements * sizeof(float) * (size_t)r.batch, o->dtype, &b,
+                          err);
+    if (rc)
+        return rc;
+    rc = as_is ? 0 : rows_take((float *)(void *)b.input, rows, wire, images, n, &r);
+    if (rc)
+        return hapi_err_set(err, rc, 0, "rows that are no %s", hapi_dtype_name(wire));
+    int64_t t1 = hapi_clock_ns();
+    bool direct = o->dtype == b.made && o->rows >= r.batch;
+    void *const *made = direct ? o->out : b.out;
+    const void *in = as_is ? rows : b.input;
+    rc = hapi_plan_run(plan, b.arena, &in, made, err);
+    int64_t t2 = hapi_clock_ns();
+    for (size_t i = 0; !rc && i < b.n_out; i++)
+        rc = output_finish(o, i, made[i], &b, images, n);
+    ns[HAPI_STAGE_DECODE] = 0;
+    ns[HAPI_STAGE_COMPUTE] = t2 - t1;
+    ns[HAPI_STAGE_CONVERT] = t1 - t0 + hapi_clock_ns() - t2;
+    return rc;
+}
+
 int hapi_stage_start(struct hapi_stage *s, struct hapi_plan *plan, const struct hapi_transform *t,
                      struct hapi_image *images, int64_t n, const struct hapi_stage_out *o, int64_t *decode_ns,
                      void (*done)(void *arg), void *arg, struct hapi_err *err)

@@ -43,10 +43,20 @@ int hapi_stage_images(struct hapi_stage *s, struct hapi_plan *plan, const struct
                       struct hapi_image *images, int64_t n, const struct hapi_stage_out *o,
                       int64_t ns[HAPI_STAGE_TIMES], struct hapi_err *err);
 
-/* The same for a plan that starts (hapi_plan_starts()) and takes images from memory of its own, without what
- * comes after the plan: it decodes there, starts the plan and returns; done(arg) comes as hapi_plan_start()
- * says, perhaps before this has returned. The plan must write to out[] itself, and the checksum is the
- * caller's: o->crc32c is NULL. Errors: as above, and HAPI_EINVAL for what such a plan cannot. */
+/* The rest of a network: n samples of its cut, of one tensor, which lie one after the other at `rows` as they
+ * travelled, in dtype `wire` (i8: with their scales). images[i].status not 0: sample i was not delivered, and
+ * gets undefined features. ns: there is nothing to decode; HAPI_STAGE_CONVERT is what comes before the plan
+ * and after it. o->crc32c is NULL. Errors: of the plan, HAPI_EINVAL when it does not take one batch of f32 or
+ * n is more than that, HAPI_EPROTO (a scale of i8 rows is out of its range), HAPI_ENOMEM. */
+int hapi_stage_rows(struct hapi_stage *s, struct hapi_plan *plan, const void *rows, enum hapi_dtype wire,
+                    const struct hapi_image *images, int64_t n, const struct hapi_stage_out *o,
+                    int64_t ns[HAPI_STAGE_TIMES], struct hapi_err *err);
+
+/* hapi_stage_images() for a plan that starts (hapi_plan_starts()) and takes images from memory of its own,
+ * without what comes after the plan: it decodes there, starts the plan and returns; done(arg) comes as
+ * hapi_plan_start() says, perhaps before this has returned. The plan must write to out[] itself, and the
+ * checksum is the caller's: o->crc32c is NULL. Errors: as above, and HAPI_EINVAL for what such a plan cannot.
+ */
 int hapi_stage_start(struct hapi_stage *s, struct hapi_plan *plan, const struct hapi_transform *t,
                      struct hapi_image *images, int64_t n, const struct hapi_stage_out *o, int64_t *decode_ns,
                      void (*done)(void *arg), void *arg, struct hapi_err *err);

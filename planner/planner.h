@@ -41,6 +41,11 @@ const char *hapi_policy_name(enum hapi_policy policy);
 int hapi_split_choose(enum hapi_policy policy, int32_t n_cuts, int32_t freeze, int32_t *out,
                       struct hapi_err *err);
 
+/* The wire dtypes, as bits 1 << enum hapi_wire, that bring no larger a relative L2 error to the features than
+ * `text` says: a number, or the name of a dtype, with whose error (docs/benchmarks.md, "Wire dtypes") it
+ * stands. false: it is neither. */
+bool hapi_wires_within(uint32_t *wires, const char *text);
+
 struct hapi_choose_options {
     enum hapi_policy policy;
     uint32_t wires;       /* bits 1 << enum hapi_wire that the accuracy allows; 0: f32 only */

@@ -370,8 +370,9 @@ static int record_post(struct hapi_batch *b)
     if (last || b->status)
         b->record->flags |= HAPI_RECORD_TERMINAL;
     b->record->crc32c = b->crc32c;
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < HAPI_NS_SEND; i++)
         b->record->stage_ns[i] = (uint64_t)b->ns[i];
+    b->record->stage_ns[HAPI_NS_SEND] = (uint64_t)b->since_ns;
     b->op.on_done = send_done;
     int rc = hapi_conn_write_imm(v->session->conn, b->record, b->record->size,
                                  v->req.record_base + v->parts * slot, v->req.record_key,

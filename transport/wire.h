@@ -229,7 +229,8 @@ struct hapi_record {
     uint32_t crc32c;      /* of the payload, window by window, when CHECKSUM */
     uint32_t reserved;    /* 0 */
     uint64_t generation;  /* trace_id of the request: a stale record is recognised */
-    uint64_t stage_ns[6]; /* queue, read, decode, compute, convert, send of the previous part */
+    uint64_t stage_ns[6]; /* queue, read, decode, compute, convert; then when its sending began: by the clock
+                             of CLOCK */
     struct hapi_record_sample samples[]; /* count of them */
 };
 
