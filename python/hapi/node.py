@@ -131,8 +131,7 @@ class Link:
             for name, address in zip(self.names, (self.STORAGE, self.COMPUTE)):
                 self._ip("-n", name, "address", "add", address + "/30", "dev", "wire0")
                 self._ip("-n", name, "link", "set", "wire0", "up")
-                tbf = ["rate", f"{self.mbit}mbit", "burst", "64kb", "latency", "100ms"]
-                self._run("tc", "-n", name, "qdisc", "add", "dev", "wire0", "root", "tbf", *tbf)
+            self._shape("add")
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -142,6 +141,16 @@ class Link:
         for name in self.made:
             self._run("ip", "netns", "delete", name)
         self.made = []
+
+    def shape(self, mbit):
+        """From now on so fast, each way."""
+        self.mbit = mbit
+        self._shape("change")
+
+    def _shape(self, what):
+        for name in self.names:
+            tbf = ["rate", f"{self.mbit}mbit", "burst", "64kb", "latency", "100ms"]
+            self._run("tc", "-n", name, "qdisc", what, "dev", "wire0", "root", "tbf", *tbf)
 
     def storage(self):
         return ("ip", "netns", "exec", self.names[0])
