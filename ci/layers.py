@@ -371,12 +371,13 @@ def faults(ci, made, **env):
     good, folder = made
     if not good or not prepared(ci):
         return Counts(failed=1, notes=["programs, data or model could not be made"])
-    return ci.unittest("tests/e2e", "-p", "test_faults.py", **env, **places(ci, folder))
+    env = {**env, "HAPI_SANITIZED": "1", **places(ci, folder)}
+    return ci.unittest("tests/e2e", "-p", "test_faults.py", **env) + ci.unittest("tests/e2e", "-p", "test_replan.py", **env)
 
 
 @layer("e2e-asan")
 def e2e_asan(ci):
-    """nodes killed in mid-epoch, every wire dtype: daemon and client with AddressSanitizer and UBSan"""
+    """nodes killed in mid-epoch, every wire dtype, plans that change: daemon and client with AddressSanitizer and UBSan"""
     return faults(ci, ci.asan_build(), UBSAN_OPTIONS="print_stacktrace=1")
 
 

@@ -230,8 +230,8 @@ struct hapi_loader {
     struct routes *routes;             /* the I/O thread's, once that runs */
     struct hapi_profile *profile;      /* NULL: nothing is known of the job */
     struct hapi_choose_options choose;
-    struct hapi_choice chosen;         /* what `routes` carries out */
-    struct hapi_candidate *candidates; /* room for choosing by the profile */
+    struct hapi_choice chosen;          /* what `routes` carries out */
+    struct hapi_candidate *candidates;  /* room for choosing by the profile */
     uint8_t upload[UPLOAD_BYTES + 512]; /* a model chunk on its way */
     struct hapi_keys *keys;
     struct hapi_stage **stages; /* one a compute thread */

@@ -3,6 +3,7 @@
 HAPI_PROGRAMS (folder of hapi and hapi-rt), HAPI_DATA and HAPI_MODELS say where; ci/check --only e2e sets them.
 """
 
+import json
 import os
 import subprocess
 import tarfile
@@ -86,6 +87,29 @@ def write_folders(samples, folder):
         with open(paths[-1], "wb") as f:
             f.write(data)
     return paths
+
+
+MEMORY = {"storage_memory": {"fixed": 0, "per_image": 0}, "compute_memory": {"fixed": 0, "per_image": 0}}
+
+
+def write_profile(path, cuts, **keys):
+    """A profile of a job with one node, one epoch and memory for all it may do; `cuts` lack their memory."""
+    p = {"images": 4096, "train_batch": 128, "freeze": cuts[-1]["index"], "train_s": 1e-5, "read_s": 1e-6, "epochs": 1}
+    p |= {"storage_cache": 0, "compute_cache": 0, "latency_s": 1e-4, "nodes": 1}
+    p |= {"storage_memory": 1e9, "compute_memory": 1e9, "cuts": [c | MEMORY for c in cuts]} | keys
+    with open(path, "w", encoding="ascii") as f:
+        json.dump(p, f)
+    return path
+
+
+def lite0_profile(path, **other):
+    """Of a job whose node and compute tier take as long as each other: half of the samples go raw."""
+    cut = {"index": 1, "name": "/_blocks.5/_project_conv/Conv_output_0", "wire_bytes": {"f32": 62720, "f16": 31360}}
+    cut |= {"storage_s": 0.005, "compute_s": 0.005}
+    freeze = {"index": 2, "name": "/Flatten_output_0", "wire_bytes": {"f32": 5120, "f16": 2560}, "storage_s": 0.01, "compute_s": 0}
+    p = {"model": "lite0", "source_bytes": 20000, "source_prepare_s": 0.001, "storage_prepare_s": 0.001}
+    p |= {"bandwidth_Bps": 1e9, "source_compute_s": 0.01}
+    return write_profile(path, [cut, freeze], **(p | other))
 
 
 def tiny_model(path):

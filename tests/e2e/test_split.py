@@ -7,7 +7,7 @@ import unittest
 
 import numpy as np
 
-from harness import DATA, LITE0, Dump, hapi, node, tar_jpegs, train_json, write_folders
+from harness import DATA, LITE0, Dump, hapi, lite0_profile, node, tar_jpegs, train_json, write_folders
 
 SET = "photos"
 FREEZE = "/Flatten_output_0"
@@ -24,21 +24,6 @@ CUTS = (
 
 def bits(a):
     return a.view(np.uint32)
-
-
-def profile(path, **other):
-    """Of a job whose node and compute tier take as long as each other: half of the samples go raw."""
-    cut = {"index": 1, "name": "/_blocks.5/_project_conv/Conv_output_0", "wire_bytes": {"f32": 62720, "f16": 31360}}
-    cut |= {"storage_s": 0.005, "compute_s": 0.005}
-    freeze = {"index": 2, "name": FREEZE, "wire_bytes": {"f32": 5120, "f16": 2560}, "storage_s": 0.01, "compute_s": 0}
-    memory = {"storage_memory": {"fixed": 0, "per_image": 0}, "compute_memory": {"fixed": 0, "per_image": 0}}
-    p = {"model": "lite0", "images": 4096, "train_batch": 128, "freeze": 2, "train_s": 1e-5, "source_bytes": 20000}
-    p |= {"source_prepare_s": 0.001, "read_s": 1e-6, "storage_prepare_s": 0.001, "bandwidth_Bps": 1e9, "epochs": 1}
-    p |= {"storage_cache": 0, "compute_cache": 0, "latency_s": 1e-4, "nodes": 1, "source_compute_s": 0.01}
-    p |= {"storage_memory": 1e9, "compute_memory": 1e9, "cuts": [cut | memory, freeze | memory]} | other
-    with open(path, "w", encoding="ascii") as f:
-        json.dump(p, f)
-    return path
 
 
 class Splits(unittest.TestCase):
@@ -86,7 +71,7 @@ class Splits(unittest.TestCase):
                 self.assertGreater(error, 0)
 
     def test_a_plan_may_mix_two_ways(self):
-        path = profile(os.path.join(self.folder, "mixed.json"))
+        path = lite0_profile(os.path.join(self.folder, "mixed.json"))
         dump, report = self.features("mixed", "--profile", path, "--batch", 16, "--fixed-plan")
         self.assertEqual(report["policy"], "pipeline")
         self.assertEqual(sorted(p["wire"] for p in report["parts"]), ["f32", "raw"])
@@ -94,7 +79,7 @@ class Splits(unittest.TestCase):
         self.same(dump)
 
     def test_policies_by_profile_do_what_hapi_plan_says(self):
-        path = profile(os.path.join(self.folder, "slow.json"), bandwidth_Bps=2e5)
+        path = lite0_profile(os.path.join(self.folder, "slow.json"), bandwidth_Bps=2e5)
         for policy in ("none", "freeze", "hapi", "hapi-v1", "pipeline"):
             with self.subTest(policy):
                 plan = hapi("plan", "--profile", path, "--policy", policy, "--accuracy", "f16", "--json")
@@ -111,9 +96,9 @@ class Splits(unittest.TestCase):
         self.assertIn(text, r.err)
 
     def test_what_cannot_be_is_refused(self):
-        ok = profile(os.path.join(self.folder, "ok.json"))
-        other = profile(os.path.join(self.folder, "other.json"), hash="00" * 32)
-        two = profile(
+        ok = lite0_profile(os.path.join(self.folder, "ok.json"))
+        other = lite0_profile(os.path.join(self.folder, "other.json"), hash="00" * 32)
+        two = lite0_profile(
             os.path.join(self.folder, "two.json"),
             nodes=2,
             node_list=[{"name": n, "bandwidth_Bps": 1e9, "cores": 1, "speed": 1} for n in "ab"],
