@@ -169,7 +169,8 @@ static uint32_t request_extent(const struct hapi_loader *l, const struct request
         if (n && (!node_has(r->node, sample) || (!way->direct && bytes > l->slot_bytes)))
             break;
     }
-    return n;
+    /* Both tiers have plans for so many at a time: one more takes as long as all of them. */
+    return n < most && n < REQUEST_SAMPLES && n > way->chunk ? n - n % way->chunk : n;
 }
 
 static uint64_t remote(const struct loader_node *n, const void *p)
