@@ -10,8 +10,9 @@
 
 enum { QUEUE, READ, DECODE, COMPUTE, CONVERT }; /* of stage_ns */
 enum { ASKS = 3, STREAM_SAMPLES = 32, FIRST_SAMPLES = 8, LOSSES_MAX = 5 };
-#define SLOW_S 0.2     /* a payload that takes longer to arrive is narrowed */
-#define STREAM_S 0.25  /* of one stream, about */
+#define SLOW_S 0.2    /* a payload that takes longer to arrive is narrowed */
+#define STREAM_S 0.25 /* of one stream, about */
+#define STREAM_SURE 0.8
 #define APART 65536.0  /* bytes by which two transfers must differ to say something of the rate */
 #define BURST 262144.0 /* bytes that a shaped link may let through at once */
 #define LONG_NS (200 * HAPI_NS_PER_MS) /* a request that takes so long is not repeated within a visit */
@@ -298,13 +299,14 @@ int profile_node_wires(struct profile_run *r, uint32_t cut, uint32_t batch, stru
 
 /* ------------------------------------------------------------------ links */
 
-/* The larger of two that can only be too low: a stream may wait for the disk, one transfer for itself. */
+/* A stream can only be too slow, since it may wait for the disk; what single transfers say is off by a tenth
+ * either way where the machines have other work. They count where the stream is much slower. */
 double profile_bandwidth(const struct profile_link *l)
 {
     double stream = series_median(&l->streams), slope = points_slope(&l->transfers, APART);
     double one = slope > 0 ? 1 / slope : NAN;
 
-    return isnan(one) || stream > one ? stream : one;
+    return isnan(one) || stream > STREAM_SURE * one ? stream : one;
 }
 
 /* A payload that would have taken longer than all of it passed in a burst that the link lets through. */
