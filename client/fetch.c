@@ -170,7 +170,8 @@ static uint32_t request_extent(const struct hapi_loader *l, const struct request
             break;
     }
     /* Both tiers have plans for so many at a time: one more takes as long as all of them. */
-    return n < most && n < REQUEST_SAMPLES && n > way->chunk ? n - n % way->chunk : n;
+    bool bounded = n < most && n < REQUEST_SAMPLES && n > way->chunk;
+    return bounded && way->chunk ? n - n % way->chunk : n;
 }
 
 static uint64_t remote(const struct loader_node *n, const void *p)
