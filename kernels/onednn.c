@@ -414,7 +414,8 @@ static int op_run(struct hapi_dnn *b, const struct run *r, struct hapi_dnn_op *o
     if (op->kind != HAPI_DNN_COPY) {
         hapi_dnn_vector_run(b->vector, op, storage_at(b, r, op->dst), storage_at(b, r, op->src),
                             op->scale < 0 ? NULL : storage_at(b, r, op->scale),
-                            op->shift < 0 ? NULL : storage_at(b, r, op->shift));
+                            op->shift < 0 ? NULL : storage_at(b, r, op->shift),
+                            op->kind != HAPI_DNN_CONV || op->plus < 0 ? NULL : storage_at(b, r, op->plus));
         return HAPI_OK;
     }
     hapi_ref_copy_strided(storage_at(b, r, op->dst), &op->shape,

@@ -52,7 +52,7 @@ bool hapi_dnn_post_act(const struct hapi_dnn *b, const struct hapi_act *act)
 }
 
 void hapi_dnn_vector_run(const struct hapi_vector *v, const struct hapi_dnn_op *op, void *dst,
-                         const void *src, const void *scale, const void *shift)
+                         const void *src, const void *scale, const void *shift, const void *plus)
 {
     struct hapi_affine a = op->vector.affine;
     struct hapi_layer_norm l;
@@ -68,6 +68,9 @@ void hapi_dnn_vector_run(const struct hapi_vector *v, const struct hapi_dnn_op *
     case HAPI_DNN_SOFTMAX:
         v->softmax(&op->vector.softmax, dst, src, (const float *const[HAPI_MASKS]){scale, shift});
         break;
+    case HAPI_DNN_CONV:
+        v->conv(&op->vector.conv, dst, src, scale, shift, plus);
+        break;
     default:
         l = op->vector.layer_norm;
         l.scale = scale;
@@ -76,9 +79,8 @@ void hapi_dnn_vector_run(const struct hapi_vector *v, const struct hapi_dnn_op *
     }
 }
 
-/* Appends an op that reads storage src (and scale, shift where >= 0) and writes dst. NULL without memory. */
-static struct hapi_dnn_op *append(struct hapi_dnn *b, enum hapi_dnn_op_kind kind, const char *name, int src,
-                                  int dst, int scale, int shift)
+struct hapi_dnn_op *hapi_dnn_vector_op(struct hapi_dnn *b, enum hapi_dnn_op_kind kind, const char *name,
+                                       int src, int dst, int scale, int shift)
 {
     struct hapi_dnn_op *op = hapi_dnn_op_next(b, kind);
 
@@ -119,7 +121,8 @@ int hapi_dnn_vector_act(struct hapi_dnn *b, int x_rep, int y_rep, const struct h
                         struct hapi_err *err)
 {
     const struct hapi_dnn_rep *x = &b->reps[x_rep], *y = &b->reps[y_rep];
-    struct hapi_dnn_op *op = append(b, HAPI_DNN_AFFINE, "hapi:activation", x->storage, y->storage, -1, -1);
+    struct hapi_dnn_op *op =
+        hapi_dnn_vector_op(b, HAPI_DNN_AFFINE, "hapi:activation", x->storage, y->storage, -1, -1);
     int64_t n = hapi_ref_count(&b->g->values[y->value].shape);
 
     if (!op)
@@ -187,8 +190,8 @@ int hapi_dnn_vector_batch_norm(struct hapi_dnn *b, struct hapi_err *err)
     int y = r < 0 ? r : hapi_dnn_make(b, b->step->out, dtype, HAPI_LAYOUT_NHWC, err);
     if (y < 0)
         return y;
-    struct hapi_dnn_op *op =
-        append(b, HAPI_DNN_AFFINE, "hapi:batch_norm", b->reps[r].storage, b->reps[y].storage, scale, shift);
+    struct hapi_dnn_op *op = hapi_dnn_vector_op(b, HAPI_DNN_AFFINE, "hapi:batch_norm", b->reps[r].storage,
+                                                b->reps[y].storage, scale, shift);
     if (!op)
         return no_memory(err);
     int64_t c = x->shape.dim[1];
@@ -225,8 +228,8 @@ int hapi_dnn_vector_gate(struct hapi_dnn *b, struct hapi_err *err)
     int y = hapi_dnn_make_over(b, x, err);
     if (y < 0)
         return y;
-    struct hapi_dnn_op *op = append(b, HAPI_DNN_AFFINE, "hapi:gate", b->reps[x].storage, b->reps[y].storage,
-                                    b->reps[k].storage, -1);
+    struct hapi_dnn_op *op = hapi_dnn_vector_op(b, HAPI_DNN_AFFINE, "hapi:gate", b->reps[x].storage,
+                                                b->reps[y].storage, b->reps[k].storage, -1);
     if (!op)
         return no_memory(err);
     int64_t c = o->dim[1], pixels = o->dim[2] * o->dim[3];
@@ -272,8 +275,8 @@ int hapi_dnn_vector_softmax(struct hapi_dnn *b, struct hapi_err *err)
     if (rc)
         return rc;
     enum hapi_dtype dtype = b->reps[x].dtype;
-    struct hapi_dnn_op *op =
-        append(b, HAPI_DNN_SOFTMAX, "hapi:softmax", b->reps[x].storage, b->reps[y].storage, mask[0], mask[1]);
+    struct hapi_dnn_op *op = hapi_dnn_vector_op(b, HAPI_DNN_SOFTMAX, "hapi:softmax", b->reps[x].storage,
+                                                b->reps[y].storage, mask[0], mask[1]);
     if (!op)
         return no_memory(err);
     op->vector.softmax =
@@ -306,8 +309,8 @@ int hapi_dnn_vector_layer_norm(struct hapi_dnn *b, struct hapi_err *err)
     if (rc)
         return rc;
     enum hapi_dtype dtype = b->reps[x].dtype;
-    struct hapi_dnn_op *op = append(b, HAPI_DNN_LAYER_NORM, "hapi:layer_norm", b->reps[x].storage,
-                                    b->reps[y].storage, line[1], line[2]);
+    struct hapi_dnn_op *op = hapi_dnn_vector_op(b, HAPI_DNN_LAYER_NORM, "hapi:layer_norm", b->reps[x].storage,
+                                                b->reps[y].storage, line[1], line[2]);
     if (!op)
         return no_memory(err);
     op->vector.layer_norm =
@@ -340,8 +343,8 @@ int hapi_dnn_vector_channel_norm(struct hapi_dnn *b, struct hapi_err *err)
     int rc = row_edges(b, n->in[0], &x, &y, err);
     if (rc)
         return rc;
-    struct hapi_dnn_op *op = append(b, HAPI_DNN_LAYER_NORM, "hapi:channel_norm", b->reps[x].storage,
-                                    b->reps[y].storage, line[1], line[2]);
+    struct hapi_dnn_op *op = hapi_dnn_vector_op(b, HAPI_DNN_LAYER_NORM, "hapi:channel_norm",
+                                                b->reps[x].storage, b->reps[y].storage, line[1], line[2]);
     if (!op)
         return no_memory(err);
     op->vector.layer_norm = (struct hapi_layer_norm){
@@ -429,7 +432,7 @@ int hapi_dnn_vector_concat(struct hapi_dnn *b, struct hapi_err *err)
         if (r < 0)
             return r;
         struct hapi_dnn_op *op =
-            append(b, HAPI_DNN_AFFINE, "hapi:append", b->reps[r].storage, block->storage, -1, -1);
+            hapi_dnn_vector_op(b, HAPI_DNN_AFFINE, "hapi:append", b->reps[r].storage, block->storage, -1, -1);
         if (!op)
             return no_memory(err);
         op->dst_offset = (size_t)(at - c) * hapi_dtype_size(dtype);
