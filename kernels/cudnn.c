@@ -71,7 +71,8 @@ static void cudnn_free(struct hapi_backend *base)
         hapi_gpu_memory_give(b->device, b->memory);
         hapi_cuda_leave(b->device);
     }
-    if (b->program) /* whoever makes the next ones trims: this does not wait for a plan being made */
+    /* Whoever makes the next ones trims: this does not wait for a plan being made. */
+    if (b->device && b->program)
         graphs_each(b, hapi_cudnn_plans_release);
     hapi_gpu_program_free(b->program);
     hapi_cuda_device_put(b->device);
