@@ -139,6 +139,7 @@ struct hapi_dnn {
     struct hapi_plan_spec spec;
     struct hapi_arena *mem;           /* everything that lives as long as the instance */
     struct hapi_dnn_weights *weights; /* NULL: measure only */
+    size_t mapped;                    /* bytes of the model's file that may be in memory, at most */
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     const struct hapi_step *steps;
@@ -308,7 +309,10 @@ int hapi_dnn_conv_args(struct hapi_dnn *b, const struct hapi_dnn_conv *c, const_
                        struct hapi_dnn_arg args[4], struct hapi_err *err);
 
 /* ---- onednn_weights.c */
-struct hapi_dnn_weights *hapi_dnn_weights_new(void);
+/* After `raw` bytes of the graph have been read: the file's pages are given back now and then. */
+void hapi_dnn_source_read(struct hapi_dnn *b, size_t bytes);
+/* expected: about how many bytes there will be. */
+struct hapi_dnn_weights *hapi_dnn_weights_new(size_t expected);
 void hapi_dnn_weights_free(void *weights);
 /* After a plan has been compiled: memory that was meant for more goes back. */
 void hapi_dnn_weights_trim(struct hapi_dnn_weights *w);

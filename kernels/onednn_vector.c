@@ -145,11 +145,20 @@ static int rows_of(struct hapi_dnn *b, int value, int64_t *row, struct hapi_err 
     return hapi_dnn_need(b, value, dtype, HAPI_LAYOUT_NHWC, err);
 }
 
+/* The file's bytes may be unaligned. */
+static double element(const unsigned char *data, int64_t i)
+{
+    float x;
+
+    memcpy(&x, data + (size_t)i * sizeof x, sizeof x);
+    return (double)x;
+}
+
 /* scale = gamma / sqrt(var + eps), shift = beta - mean * scale, as storages. */
 static int batch_norm_lines(struct hapi_dnn *b, int *scale, int *shift, struct hapi_err *err)
 {
     const struct hapi_node *n = b->step->node;
-    const float *p[5] = {NULL};
+    const unsigned char *p[5] = {NULL};
     int64_t c = b->g->values[n->in[0]].shape.dim[1];
     float *lines = hapi_arena_array(b->mem, 2 * (size_t)c, sizeof *lines);
     double epsilon = (double)hapi_node_float(n, "epsilon", 1e-5F);
@@ -158,15 +167,16 @@ static int batch_norm_lines(struct hapi_dnn *b, int *scale, int *shift, struct h
         return no_memory(err);
     for (int i = 1; i < 5; i++) {
         const struct hapi_value *v = &b->g->values[n->in[i]];
-        if (!v->data || v->raw || v->dtype != HAPI_F32 || hapi_ref_count(&v->shape) != c)
+        if (!v->data || v->dtype != HAPI_F32 || hapi_ref_count(&v->shape) != c)
             return HAPI_DNN_NONE;
         p[i] = v->data;
     }
     for (int64_t i = 0; i < c; i++) {
-        double k = (double)p[1][i] / sqrt((double)p[4][i] + epsilon);
+        double k = element(p[1], i) / sqrt(element(p[4], i) + epsilon);
         lines[i] = (float)k;
-        lines[c + i] = (float)((double)p[2][i] - (double)p[3][i] * k);
+        lines[c + i] = (float)(element(p[2], i) - element(p[3], i) * k);
     }
+    hapi_dnn_source_read(b, 4 * (size_t)c * sizeof *lines);
     *scale = vector_of(b, lines, c, err);
     *shift = *scale < 0 ? *scale : vector_of(b, lines + c, c, err);
     return *shift < 0 ? *shift : HAPI_OK;
