@@ -9,6 +9,7 @@
 #include "file.h"
 #include "plan_plot.h"
 #include "planner.h"
+#include "quantity.h"
 #include "scale.h"
 
 struct options {
@@ -256,25 +257,6 @@ static int run(const struct options *o)
     return code;
 }
 
-/* "100Mbit", "10Gbit" (bits a second), "12500000", "12.5MB" (bytes a second). */
-static bool rate_parse(double *out, const char *text)
-{
-    static const struct {
-        const char *unit;
-        double bytes;
-    } units[] = {{"", 1},           {"bit", 1e0 / 8}, {"kbit", 1e3 / 8}, {"Mbit", 1e6 / 8},
-                 {"Gbit", 1e9 / 8}, {"kB", 1e3},      {"MB", 1e6},       {"GB", 1e9}};
-    char *end;
-    double v = strtod(text, &end);
-
-    for (size_t i = 0; i < sizeof units / sizeof *units; i++)
-        if (end != text && v > 0 && v < 1e15 && !strcmp(end, units[i].unit)) {
-            *out = v * units[i].bytes;
-            return true;
-        }
-    return false;
-}
-
 /* What is wrong with the value, or NULL. */
 static const char *option_take(struct options *o, int c, const char *value, struct hapi_err *err)
 {
@@ -288,7 +270,7 @@ static const char *option_take(struct options *o, int c, const char *value, stru
     case 'p':
         return hapi_policy_from_name(&o->choose.policy, value, err) ? err->text : NULL;
     case 'b':
-        return rate_parse(&o->bandwidth, value) ? NULL : "--bandwidth takes a rate such as 100Mbit";
+        return quantity_rate(value, &o->bandwidth) ? NULL : "--bandwidth takes a rate such as 100Mbit";
     case 'a':
         return hapi_wires_within(&o->choose.wires, value)
                    ? NULL

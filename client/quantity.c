@@ -4,8 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const double RATE_MOST = 1e15;
+
+/* Of a decimal number: strtod() takes spaces, signs, names and hexadecimal ones, too. */
 static bool digits(const char *text)
 {
+    if (*text == '0' && (text[1] == 'x' || text[1] == 'X'))
+        return false;
     return (*text >= '0' && *text <= '9') || (*text == '.' && text[1] >= '0' && text[1] <= '9');
 }
 
@@ -23,8 +28,11 @@ bool quantity_rate(const char *text, double *out)
     double v = strtod(text, &end);
     for (size_t i = 0; i < sizeof units / sizeof *units; i++)
         if (!strcmp(end, units[i].unit)) {
-            *out = v * units[i].bytes;
-            return isfinite(*out) && *out > 0;
+            v *= units[i].bytes;
+            if (!(v > 0 && v < RATE_MOST))
+                return false;
+            *out = v;
+            return true;
         }
     return false;
 }

@@ -48,6 +48,13 @@ static int memory_make(struct hapi_cudnn *b, struct hapi_err *err)
 
 /* ------------------------------------------------------------------ the back end */
 
+static void graphs_each(struct hapi_cudnn *b, void (*f)(struct hapi_cudnn_plans *plans, int plan))
+{
+    for (size_t i = 0; i < b->program->n_launches; i++)
+        if (b->program->launches[i].graph)
+            f(b->device->plans, b->program->launches[i].plan);
+}
+
 static void cudnn_free(struct hapi_backend *base)
 {
     struct hapi_cudnn *b = (struct hapi_cudnn *)base;
@@ -64,6 +71,9 @@ static void cudnn_free(struct hapi_backend *base)
         hapi_gpu_memory_give(b->device, b->memory);
         hapi_cuda_leave(b->device);
     }
+    /* Whoever makes the next ones trims: this does not wait for a plan being made. */
+    if (b->device && b->program)
+        graphs_each(b, hapi_cudnn_plans_release);
     hapi_gpu_program_free(b->program);
     hapi_cuda_device_put(b->device);
     free(b->weight_of);
@@ -103,6 +113,9 @@ static int program_make(struct hapi_cudnn *b, const struct hapi_graph *g, const 
 
     hapi_cuda_plans_lock(b->device);
     rc = hapi_gpu_program_new(&b->program, g, spec->dtype, &edges, &maker, err);
+    if (!rc)
+        graphs_each(b, hapi_cudnn_plans_hold);
+    hapi_cudnn_plans_trim(b->device->plans);
     hapi_cuda_plans_unlock(b->device);
     return rc;
 }

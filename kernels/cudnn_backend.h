@@ -8,7 +8,7 @@
 #include "kernels_ops.h"
 
 struct hapi_cudnn_launch {
-    cudnnBackendDescriptor_t plan; /* of an operation graph: the device's, which keeps it */
+    cudnnBackendDescriptor_t plan; /* of an operation graph: the device's, held */
     cudnnBackendDescriptor_t pack; /* where its tensors are */
     CUfunction function;           /* of a kernel */
     CUdeviceptr pointers[1 + HAPI_GPU_READS];

@@ -19,6 +19,7 @@ struct frontier {
 
 /* The cuts found: after node[i], members[i][0..count[i]). */
 struct found {
+    struct hapi_arena *arena;
     size_t *node;
     int **members;
     uint32_t *count;
@@ -92,7 +93,7 @@ static bool worth_listing(const struct hapi_graph *g, const struct hapi_node *n)
     }
 }
 
-static int found_add(struct found *out, struct hapi_cuts *c, size_t node, const struct frontier *f,
+static int found_add(struct found *out, const struct hapi_graph *g, size_t node, const struct frontier *f,
                      uint32_t max_tensors, struct hapi_err *err)
 {
     const char *names[HAPI_CUT_TENSORS_MAX];
@@ -101,12 +102,12 @@ static int found_add(struct found *out, struct hapi_cuts *c, size_t node, const 
         return hapi_err_set(err, HAPI_ETOOBIG, 0,
                             "more than %d cuts of at most %u tensors: ask for those of fewer tensors",
                             HAPI_CUTS_ALL_MAX, max_tensors);
-    int *members = hapi_arena_array(c->arena, f->n, sizeof *members);
+    int *members = hapi_arena_array(out->arena, f->n, sizeof *members);
     if (!members)
         return no_memory(err);
     for (size_t i = 0; i < f->n; i++) {
         members[i] = f->members[i];
-        names[i] = c->g->values[members[i]].name;
+        names[i] = g->values[members[i]].name;
     }
     hapi_cuts_sort(members, names, f->n);
     out->node[out->n] = node;
@@ -136,14 +137,13 @@ static bool makes_live(const struct hapi_node *n, const struct frontier *f)
     return false;
 }
 
-static int sweep(struct hapi_cuts *c, uint32_t max_tensors, const bool *dynamic, struct found *out,
+static int sweep(const struct hapi_graph *g, uint32_t max_tensors, const bool *dynamic, struct found *out,
                  struct hapi_err *err)
 {
-    const struct hapi_graph *g = c->g;
-    int *left = hapi_arena_array(c->arena, g->n_values, sizeof *left);
-    struct frontier f = {.members = hapi_arena_array(c->arena, g->n_values, sizeof *f.members),
-                         .at = hapi_arena_array(c->arena, g->n_values, sizeof *f.at),
-                         .inside = mark_inside(g, c->arena, err)};
+    int *left = hapi_arena_array(out->arena, g->n_values, sizeof *left);
+    struct frontier f = {.members = hapi_arena_array(out->arena, g->n_values, sizeof *f.members),
+                         .at = hapi_arena_array(out->arena, g->n_values, sizeof *f.at),
+                         .inside = mark_inside(g, out->arena, err)};
     int rc = 0;
 
     if (!left || !f.members || !f.at || !f.inside)
@@ -159,7 +159,7 @@ static int sweep(struct hapi_cuts *c, uint32_t max_tensors, const bool *dynamic,
         step(g, i, dynamic, left, &f);
         if (f.n >= 1 && f.n <= max_tensors && !f.unfit && makes_live(&g->nodes[i], &f) &&
             worth_listing(g, &g->nodes[i]))
-            rc = found_add(out, c, i, &f, max_tensors, err);
+            rc = found_add(out, g, i, &f, max_tensors, err);
     }
     return rc;
 }
@@ -203,28 +203,39 @@ static int fill(struct hapi_cuts *c, const struct found *found, const char **nam
     return 0;
 }
 
-int hapi_cuts_list(struct hapi_cuts *c, uint32_t max_tensors, struct hapi_cut_list *out, struct hapi_err *err)
+/* With tables in `scratch`, which the listing does not need. */
+static int list_make(struct hapi_cuts *c, struct hapi_arena *scratch, struct hapi_cut_list *out,
+                     struct hapi_err *err)
 {
-    size_t most = max_tensors > 1 && c->g->n_nodes > HAPI_CUTS_ALL_MAX ? HAPI_CUTS_ALL_MAX : c->g->n_nodes;
-    struct found found = {.node = hapi_arena_array(c->arena, most, sizeof *found.node),
-                          .members = hapi_arena_array(c->arena, most, sizeof *found.members),
-                          .count = hapi_arena_array(c->arena, most, sizeof *found.count),
+    size_t most =
+        out->max_tensors > 1 && c->g->n_nodes > HAPI_CUTS_ALL_MAX ? HAPI_CUTS_ALL_MAX : c->g->n_nodes;
+    struct found found = {.arena = scratch,
+                          .node = hapi_arena_array(scratch, most, sizeof *found.node),
+                          .members = hapi_arena_array(scratch, most, sizeof *found.members),
+                          .count = hapi_arena_array(scratch, most, sizeof *found.count),
                           .max = most};
-    const char **names = hapi_arena_array(c->arena, most, sizeof *names);
-    bool *dynamic = hapi_cuts_dynamic(c->g, c->arena);
-    struct hapi_cut_list list = {.max_tensors = max_tensors};
-    int rc;
+    const char **names = hapi_arena_array(scratch, most, sizeof *names);
+    bool *dynamic = hapi_cuts_dynamic(c->g, scratch);
 
     if (!found.node || !found.members || !found.count || !names || !dynamic)
         return no_memory(err);
-    rc = sweep(c, max_tensors, dynamic, &found, err);
+    int rc = sweep(c->g, out->max_tensors, dynamic, &found, err);
     if (rc)
         return rc;
-    list.n = found.n;
-    list.cuts = hapi_arena_array(c->arena, found.n, sizeof *list.cuts);
-    if (!list.cuts || !hapi_cut_names(c->g, found.node, found.n, c->arena, names))
+    out->n = found.n;
+    out->cuts = hapi_arena_array(c->arena, found.n, sizeof *out->cuts);
+    if (!out->cuts || !hapi_cut_names(c->g, found.node, found.n, c->arena, names))
         return no_memory(err);
-    rc = fill(c, &found, names, dynamic, &list, err);
+    return fill(c, &found, names, dynamic, out, err);
+}
+
+int hapi_cuts_list(struct hapi_cuts *c, uint32_t max_tensors, struct hapi_cut_list *out, struct hapi_err *err)
+{
+    struct hapi_arena *scratch = hapi_arena_new(SIZE_MAX); /* in proportion to c->g, and to the cuts found */
+    struct hapi_cut_list list = {.max_tensors = max_tensors};
+    int rc = scratch ? list_make(c, scratch, &list, err) : no_memory(err);
+
+    hapi_arena_free(scratch);
     if (!rc)
         *out = list;
     return rc;

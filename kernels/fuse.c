@@ -389,28 +389,44 @@ static bool fusion_prepare(struct fusion *f, struct hapi_arena *arena)
     return true;
 }
 
+/* The steps, in the order in which they were found; at[node] is the one whose last node that is. */
+static size_t steps_find(struct fusion *f, struct hapi_step *list, struct hapi_step **at)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < f->g->n_nodes; i++) {
+        if (f->taken[i] || pad_of_conv(f, (int)i))
+            continue;
+        step_make(f, &list[count], (int)i);
+        at[list[count].last] = &list[count];
+        count++;
+    }
+    return count;
+}
+
 int hapi_fuse(const struct hapi_graph *g, struct hapi_arena *arena, bool masks, struct hapi_step **steps,
               size_t *n, struct hapi_err *err)
 {
     struct fusion f = {.g = g, .masks = masks};
-    struct hapi_step *list = hapi_arena_array(arena, g->n_nodes + 1, sizeof *list);
-    struct hapi_step **at = hapi_arena_array(arena, g->n_nodes + 1, sizeof *at);
-    struct hapi_step *ordered = hapi_arena_array(arena, g->n_nodes + 1, sizeof *ordered);
+    struct hapi_arena *scratch = hapi_arena_new(SIZE_MAX); /* some hundred bytes for each of g's nodes */
+    struct hapi_step *list = NULL, **at = NULL, *ordered = NULL;
     size_t count = 0, k = 0;
 
-    if (!list || !at || !ordered || !fusion_prepare(&f, arena))
-        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory to fuse %zu nodes", g->n_nodes);
-    for (size_t i = 0; i < g->n_nodes; i++) {
-        if (f.taken[i] || pad_of_conv(&f, (int)i))
-            continue;
-        step_make(&f, &list[count], (int)i);
-        at[list[count].last] = &list[count];
-        count++;
+    if (scratch && fusion_prepare(&f, scratch)) {
+        list = hapi_arena_array(scratch, g->n_nodes + 1, sizeof *list);
+        at = hapi_arena_array(scratch, g->n_nodes + 1, sizeof *at);
+    }
+    if (list && at) {
+        count = steps_find(&f, list, at);
+        ordered = hapi_arena_array(arena, count + 1, sizeof *ordered);
     }
     /* A step stands where its last node stood: by then all that any of its nodes reads has been made. */
-    for (size_t i = 0; i < g->n_nodes; i++)
+    for (size_t i = 0; ordered && i < g->n_nodes; i++)
         if (at[i])
             ordered[k++] = *at[i];
+    hapi_arena_free(scratch);
+    if (!ordered)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory to fuse %zu nodes", g->n_nodes);
     *steps = ordered;
     *n = count;
     return HAPI_OK;

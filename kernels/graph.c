@@ -8,9 +8,9 @@
 #include "model.h"
 #include "shape.h"
 
-/* Constants up to SMALL bytes are loaded at once: shapes, axes, pads are. Those from LARGE on stay in the
- * file where the caller can take them from there. */
-enum { SMALL = 4096, LARGE = 64 << 10 };
+/* Constants up to SMALL bytes are loaded at once: shapes, axes, pads are; of f32 up to FEW: scales, bounds,
+ * exponents. Other f32 stay in the file where the caller can take them from there. */
+enum { SMALL = 4096, FEW = 64 };
 
 static int no_memory(struct hapi_binding *b)
 {
@@ -130,7 +130,7 @@ static int set_tensor(struct hapi_binding *b, int value, int tensor)
     v->dtype = t->dtype;
     v->shape = t->shape;
     b->tensor_of[value] = tensor;
-    return t->bytes > SMALL || hapi_fold_data(b, value) ? 0 : no_memory(b);
+    return t->bytes > (t->dtype == HAPI_F32 ? FEW : SMALL) || hapi_fold_data(b, value) ? 0 : no_memory(b);
 }
 
 /* A value that the caller gave for a graph input: a constant from here on. */
@@ -471,7 +471,7 @@ static int renumber(struct hapi_binding *b, const int *to)
 }
 
 /* A constant that is left in the graph gets its data. What was folded is copied from the scratch arena, and
- * so is what is small from a file, where a back end copies the large ones: else each run would touch a page
+ * so is what lies in a file as it has to, where a back end copies the rest: else each run would touch a page
  * of the file for each of them, and the kernel maps 16 around it. */
 static bool load(struct hapi_binding *b, int value)
 {
@@ -479,13 +479,13 @@ static bool load(struct hapi_binding *b, int value)
     const struct hapi_onnx_tensor *t = b->tensor_of[value] >= 0 ? &b->o->tensors[b->tensor_of[value]] : NULL;
     size_t bytes;
 
-    if (b->raw && t && !v->data && t->raw && !t->copy && t->dtype == HAPI_F32 && t->bytes >= LARGE) {
+    if (b->raw && t && !v->data && t->raw && !t->copy && t->dtype == HAPI_F32 && t->bytes > FEW) {
         v->data = t->raw;
         v->raw = true;
     }
     if (!b->shapes_only && !hapi_fold_data(b, value))
         return false;
-    bool mapped = b->raw && b->m->mapped && t && v->data == t->raw && t->bytes < LARGE;
+    bool mapped = b->raw && b->m->mapped && t && v->data == t->raw && !v->raw;
     if (!v->data || !(b->scratched[value] || mapped))
         return true;
     void *copy = hapi_tensor_bytes(&v->shape, v->dtype, &bytes)
@@ -558,7 +558,7 @@ static int bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi
         hapi_graph_free(b.g);
         return rc;
     }
-    b.g->mapped = m->mapped;
+    b.g->mapped = m->mapped ? m : NULL;
     b.g->ranges = &m->onnx.ranges;
     *out = b.g;
     return 0;

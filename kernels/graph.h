@@ -85,7 +85,8 @@ struct hapi_graph {
     int *inputs, *outputs; /* value indices, graph order, initializers excluded */
     size_t n_inputs, n_outputs;
     const struct hapi_ranges *ranges; /* the model's, by the names of values */
-    bool mapped; /* raw bytes lie in mapped files: their pages may be given back at any time */
+    const struct hapi_model *mapped;  /* raw bytes lie in its mapped files, whose pages may be given back at
+                                         any time: hapi_model_drop_source(). NULL: they do not */
 };
 
 /* Binds the model at a batch (0: dims as they are; symbolic ones become 1), from/to cuts as in the spec (only
@@ -95,8 +96,8 @@ struct hapi_graph {
  * tensor that the spec names survives every fold. */
 int hapi_graph_bind(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
                     struct hapi_err *err);
-/* The same; with raw, for a back end that copies large constants itself: those of f32 that need no folding
- * are `raw`, so that they are in memory twice for no longer than it takes. */
+/* The same; with raw, for a back end that copies constants itself: those of f32 that need no folding, all but
+ * the smallest, are `raw`, so that they are in memory twice for no longer than it takes. */
 int hapi_graph_bind_raw(struct hapi_graph **out, struct hapi_model *m, const struct hapi_plan_spec *spec,
                         bool raw, struct hapi_err *err);
 void hapi_graph_free(struct hapi_graph *g);

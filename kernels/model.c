@@ -144,7 +144,7 @@ int hapi_model_from_bytes(struct hapi_model **out, void *bytes, size_t size,
     return 0;
 }
 
-void hapi_model_drop_source(struct hapi_model *m)
+void hapi_model_drop_source(const struct hapi_model *m)
 {
     if (m->mapped)
         madvise((void *)(uintptr_t)m->bytes.p, m->bytes.n, MADV_DONTNEED);

@@ -47,7 +47,7 @@ struct hapi_model {
 
 /* Gives the pages of mapped files back: what plans need often is in their weights. Who reads the files again
  * gets them again. Any thread. */
-void hapi_model_drop_source(struct hapi_model *m);
+void hapi_model_drop_source(const struct hapi_model *m);
 
 void hapi_cuts_free(struct hapi_cuts *cuts);
 /* cut_names.c: display names of the nodes, unique, in `arena`: from the module paths that exporters put into

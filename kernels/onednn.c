@@ -296,6 +296,18 @@ static void dnn_free(struct hapi_backend *base)
     free(b);
 }
 
+/* Bytes of the f32 constants in the dtype that they are computed with, and some for aligned and padded ones:
+ * what is too much is never touched. */
+static size_t weights_expected(const struct hapi_graph *g, enum hapi_dtype dtype)
+{
+    size_t sum = 0;
+
+    for (size_t i = 0; i < g->n_values; i++)
+        if (g->values[i].data && g->values[i].dtype == HAPI_F32)
+            sum += (size_t)hapi_ref_count(&g->values[i].shape) * hapi_dtype_size(dtype) + 64;
+    return sum + sum / 16;
+}
+
 static int dnn_compile(struct hapi_backend **out, const struct hapi_graph *g,
                        const struct hapi_plan_spec *spec, void **weights, struct hapi_err *err)
 {
@@ -317,7 +329,7 @@ static int dnn_compile(struct hapi_backend **out, const struct hapi_graph *g,
     b->vector = spec->stock ? NULL : hapi_vector_of(b->spec.dtype);
     b->mem = hapi_arena_new(INSTANCE_BYTES_MAX);
     if (weights && !*weights)
-        *weights = hapi_dnn_weights_new();
+        *weights = hapi_dnn_weights_new(weights_expected(g, spec->dtype));
     b->weights = weights ? *weights : NULL;
     if (!b->mem || (weights && !*weights) || !engine ||
         dnnl_stream_create(&b->stream, engine, dnnl_stream_in_order)) {
@@ -414,7 +426,8 @@ static int op_run(struct hapi_dnn *b, const struct run *r, struct hapi_dnn_op *o
     if (op->kind != HAPI_DNN_COPY) {
         hapi_dnn_vector_run(b->vector, op, storage_at(b, r, op->dst), storage_at(b, r, op->src),
                             op->scale < 0 ? NULL : storage_at(b, r, op->scale),
-                            op->shift < 0 ? NULL : storage_at(b, r, op->shift));
+                            op->shift < 0 ? NULL : storage_at(b, r, op->shift),
+                            op->kind != HAPI_DNN_CONV || op->plus < 0 ? NULL : storage_at(b, r, op->plus));
         return HAPI_OK;
     }
     hapi_ref_copy_strided(storage_at(b, r, op->dst), &op->shape,

@@ -72,7 +72,8 @@ enum hapi_dnn_op_kind {
     HAPI_DNN_COPY,
     HAPI_DNN_AFFINE,
     HAPI_DNN_SOFTMAX,
-    HAPI_DNN_LAYER_NORM
+    HAPI_DNN_LAYER_NORM,
+    HAPI_DNN_CONV
 };
 
 struct hapi_dnn_op {
@@ -96,13 +97,15 @@ struct hapi_dnn_op {
     int64_t stride[HAPI_MAX_RANK];
     size_t size, src_offset; /* bytes of an element; bytes into src */
     int src, dst;
-    /* AFFINE, SOFTMAX, LAYER_NORM: src and dst too; storages of what else is read, -1 for none */
+    /* AFFINE, SOFTMAX, LAYER_NORM, CONV: src and dst too; storages of what else is read, -1 for none */
     size_t dst_offset; /* bytes into dst */
-    int scale, shift;  /* SOFTMAX: the masks */
+    int scale, shift;  /* SOFTMAX: the masks; CONV: weights and bias */
+    int plus;          /* CONV: what is added */
     union {
         struct hapi_affine affine;
         struct hapi_softmax softmax;
         struct hapi_layer_norm layer_norm;
+        struct hapi_conv conv;
     } vector;
 };
 
@@ -136,6 +139,7 @@ struct hapi_dnn {
     struct hapi_plan_spec spec;
     struct hapi_arena *mem;           /* everything that lives as long as the instance */
     struct hapi_dnn_weights *weights; /* NULL: measure only */
+    size_t mapped;                    /* bytes of the model's file that may be in memory, at most */
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     const struct hapi_step *steps;
@@ -255,13 +259,16 @@ int hapi_dnn_vector_softmax(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_vector_layer_norm(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_vector_channel_norm(struct hapi_dnn *b, struct hapi_err *err);
 int hapi_dnn_vector_concat(struct hapi_dnn *b, struct hapi_err *err);
+/* Appends an op that reads storage src (and scale, shift where >= 0) and writes dst. NULL without memory. */
+struct hapi_dnn_op *hapi_dnn_vector_op(struct hapi_dnn *b, enum hapi_dnn_op_kind kind, const char *name,
+                                       int src, int dst, int scale, int shift);
 /* Whether a convolution or product may take the activation as a post-op. */
 bool hapi_dnn_post_act(const struct hapi_dnn *b, const struct hapi_act *act);
 /* y = act(x), both dense and of one dtype. */
 int hapi_dnn_vector_act(struct hapi_dnn *b, int x_rep, int y_rep, const struct hapi_act *act,
                         struct hapi_err *err);
 void hapi_dnn_vector_run(const struct hapi_vector *v, const struct hapi_dnn_op *op, void *dst,
-                         const void *src, const void *scale, const void *shift);
+                         const void *src, const void *scale, const void *shift, const void *plus);
 
 /* ---- onednn_int8.c */
 /* Fills b->quant from the graph's ranges. */
@@ -292,6 +299,9 @@ static inline int hapi_dnn_spatial(const struct hapi_dnn *b, int value)
 }
 /* Values and dtypes for the step; window and layout are the caller's. */
 struct hapi_dnn_conv hapi_dnn_conv_of(const struct hapi_dnn *b, int x);
+/* onednn_direct.c: the step's convolution on our own kernel. HAPI_DNN_NONE: oneDNN's is as good, or it does
+ * not take it. */
+int hapi_dnn_direct_conv(struct hapi_dnn *b, const struct hapi_dnn_conv *c, struct hapi_err *err);
 /* Descriptors of input, output and bias. */
 dnnl_status_t hapi_dnn_conv_edges(const struct hapi_dnn *b, struct hapi_dnn_conv *c);
 /* Fills args for pd: input, weights, the output's place at [2], bias. Returns their number. */
@@ -299,7 +309,10 @@ int hapi_dnn_conv_args(struct hapi_dnn *b, const struct hapi_dnn_conv *c, const_
                        struct hapi_dnn_arg args[4], struct hapi_err *err);
 
 /* ---- onednn_weights.c */
-struct hapi_dnn_weights *hapi_dnn_weights_new(void);
+/* After `raw` bytes of the graph have been read: the file's pages are given back now and then. */
+void hapi_dnn_source_read(struct hapi_dnn *b, size_t bytes);
+/* expected: about how many bytes there will be. */
+struct hapi_dnn_weights *hapi_dnn_weights_new(size_t expected);
 void hapi_dnn_weights_free(void *weights);
 /* After a plan has been compiled: memory that was meant for more goes back. */
 void hapi_dnn_weights_trim(struct hapi_dnn_weights *w);

@@ -175,6 +175,7 @@ int hapi_dnn_conv(struct hapi_dnn *b, struct hapi_err *err)
     rc = b->quant ? hapi_dnn_int8_conv(b, &c.w, err) : HAPI_DNN_NONE;
     if (rc != HAPI_DNN_NONE)
         return rc;
+    rc = hapi_dnn_direct_conv(b, &c, err);
     for (int i = 0; i < 4 && rc == HAPI_DNN_NONE; i++) {
         c.layout = i < 2 ? HAPI_LAYOUT_NHWC : HAPI_LAYOUT_PLAIN;
         rc = conv_try(b, &c, i % 2 == 0, err);

@@ -52,7 +52,7 @@ bool hapi_dnn_post_act(const struct hapi_dnn *b, const struct hapi_act *act)
 }
 
 void hapi_dnn_vector_run(const struct hapi_vector *v, const struct hapi_dnn_op *op, void *dst,
-                         const void *src, const void *scale, const void *shift)
+                         const void *src, const void *scale, const void *shift, const void *plus)
 {
     struct hapi_affine a = op->vector.affine;
     struct hapi_layer_norm l;
@@ -68,6 +68,9 @@ void hapi_dnn_vector_run(const struct hapi_vector *v, const struct hapi_dnn_op *
     case HAPI_DNN_SOFTMAX:
         v->softmax(&op->vector.softmax, dst, src, (const float *const[HAPI_MASKS]){scale, shift});
         break;
+    case HAPI_DNN_CONV:
+        v->conv(&op->vector.conv, dst, src, scale, shift, plus);
+        break;
     default:
         l = op->vector.layer_norm;
         l.scale = scale;
@@ -76,9 +79,8 @@ void hapi_dnn_vector_run(const struct hapi_vector *v, const struct hapi_dnn_op *
     }
 }
 
-/* Appends an op that reads storage src (and scale, shift where >= 0) and writes dst. NULL without memory. */
-static struct hapi_dnn_op *append(struct hapi_dnn *b, enum hapi_dnn_op_kind kind, const char *name, int src,
-                                  int dst, int scale, int shift)
+struct hapi_dnn_op *hapi_dnn_vector_op(struct hapi_dnn *b, enum hapi_dnn_op_kind kind, const char *name,
+                                       int src, int dst, int scale, int shift)
 {
     struct hapi_dnn_op *op = hapi_dnn_op_next(b, kind);
 
@@ -119,7 +121,8 @@ int hapi_dnn_vector_act(struct hapi_dnn *b, int x_rep, int y_rep, const struct h
                         struct hapi_err *err)
 {
     const struct hapi_dnn_rep *x = &b->reps[x_rep], *y = &b->reps[y_rep];
-    struct hapi_dnn_op *op = append(b, HAPI_DNN_AFFINE, "hapi:activation", x->storage, y->storage, -1, -1);
+    struct hapi_dnn_op *op =
+        hapi_dnn_vector_op(b, HAPI_DNN_AFFINE, "hapi:activation", x->storage, y->storage, -1, -1);
     int64_t n = hapi_ref_count(&b->g->values[y->value].shape);
 
     if (!op)
@@ -142,11 +145,20 @@ static int rows_of(struct hapi_dnn *b, int value, int64_t *row, struct hapi_err 
     return hapi_dnn_need(b, value, dtype, HAPI_LAYOUT_NHWC, err);
 }
 
+/* The file's bytes may be unaligned. */
+static double element(const unsigned char *data, int64_t i)
+{
+    float x;
+
+    memcpy(&x, data + (size_t)i * sizeof x, sizeof x);
+    return (double)x;
+}
+
 /* scale = gamma / sqrt(var + eps), shift = beta - mean * scale, as storages. */
 static int batch_norm_lines(struct hapi_dnn *b, int *scale, int *shift, struct hapi_err *err)
 {
     const struct hapi_node *n = b->step->node;
-    const float *p[5] = {NULL};
+    const unsigned char *p[5] = {NULL};
     int64_t c = b->g->values[n->in[0]].shape.dim[1];
     float *lines = hapi_arena_array(b->mem, 2 * (size_t)c, sizeof *lines);
     double epsilon = (double)hapi_node_float(n, "epsilon", 1e-5F);
@@ -155,15 +167,16 @@ static int batch_norm_lines(struct hapi_dnn *b, int *scale, int *shift, struct h
         return no_memory(err);
     for (int i = 1; i < 5; i++) {
         const struct hapi_value *v = &b->g->values[n->in[i]];
-        if (!v->data || v->raw || v->dtype != HAPI_F32 || hapi_ref_count(&v->shape) != c)
+        if (!v->data || v->dtype != HAPI_F32 || hapi_ref_count(&v->shape) != c)
             return HAPI_DNN_NONE;
         p[i] = v->data;
     }
     for (int64_t i = 0; i < c; i++) {
-        double k = (double)p[1][i] / sqrt((double)p[4][i] + epsilon);
+        double k = element(p[1], i) / sqrt(element(p[4], i) + epsilon);
         lines[i] = (float)k;
-        lines[c + i] = (float)((double)p[2][i] - (double)p[3][i] * k);
+        lines[c + i] = (float)(element(p[2], i) - element(p[3], i) * k);
     }
+    hapi_dnn_source_read(b, 4 * (size_t)c * sizeof *lines);
     *scale = vector_of(b, lines, c, err);
     *shift = *scale < 0 ? *scale : vector_of(b, lines + c, c, err);
     return *shift < 0 ? *shift : HAPI_OK;
@@ -187,8 +200,8 @@ int hapi_dnn_vector_batch_norm(struct hapi_dnn *b, struct hapi_err *err)
     int y = r < 0 ? r : hapi_dnn_make(b, b->step->out, dtype, HAPI_LAYOUT_NHWC, err);
     if (y < 0)
         return y;
-    struct hapi_dnn_op *op =
-        append(b, HAPI_DNN_AFFINE, "hapi:batch_norm", b->reps[r].storage, b->reps[y].storage, scale, shift);
+    struct hapi_dnn_op *op = hapi_dnn_vector_op(b, HAPI_DNN_AFFINE, "hapi:batch_norm", b->reps[r].storage,
+                                                b->reps[y].storage, scale, shift);
     if (!op)
         return no_memory(err);
     int64_t c = x->shape.dim[1];
@@ -225,8 +238,8 @@ int hapi_dnn_vector_gate(struct hapi_dnn *b, struct hapi_err *err)
     int y = hapi_dnn_make_over(b, x, err);
     if (y < 0)
         return y;
-    struct hapi_dnn_op *op = append(b, HAPI_DNN_AFFINE, "hapi:gate", b->reps[x].storage, b->reps[y].storage,
-                                    b->reps[k].storage, -1);
+    struct hapi_dnn_op *op = hapi_dnn_vector_op(b, HAPI_DNN_AFFINE, "hapi:gate", b->reps[x].storage,
+                                                b->reps[y].storage, b->reps[k].storage, -1);
     if (!op)
         return no_memory(err);
     int64_t c = o->dim[1], pixels = o->dim[2] * o->dim[3];
@@ -272,8 +285,8 @@ int hapi_dnn_vector_softmax(struct hapi_dnn *b, struct hapi_err *err)
     if (rc)
         return rc;
     enum hapi_dtype dtype = b->reps[x].dtype;
-    struct hapi_dnn_op *op =
-        append(b, HAPI_DNN_SOFTMAX, "hapi:softmax", b->reps[x].storage, b->reps[y].storage, mask[0], mask[1]);
+    struct hapi_dnn_op *op = hapi_dnn_vector_op(b, HAPI_DNN_SOFTMAX, "hapi:softmax", b->reps[x].storage,
+                                                b->reps[y].storage, mask[0], mask[1]);
     if (!op)
         return no_memory(err);
     op->vector.softmax =
@@ -306,8 +319,8 @@ int hapi_dnn_vector_layer_norm(struct hapi_dnn *b, struct hapi_err *err)
     if (rc)
         return rc;
     enum hapi_dtype dtype = b->reps[x].dtype;
-    struct hapi_dnn_op *op = append(b, HAPI_DNN_LAYER_NORM, "hapi:layer_norm", b->reps[x].storage,
-                                    b->reps[y].storage, line[1], line[2]);
+    struct hapi_dnn_op *op = hapi_dnn_vector_op(b, HAPI_DNN_LAYER_NORM, "hapi:layer_norm", b->reps[x].storage,
+                                                b->reps[y].storage, line[1], line[2]);
     if (!op)
         return no_memory(err);
     op->vector.layer_norm =
@@ -340,8 +353,8 @@ int hapi_dnn_vector_channel_norm(struct hapi_dnn *b, struct hapi_err *err)
     int rc = row_edges(b, n->in[0], &x, &y, err);
     if (rc)
         return rc;
-    struct hapi_dnn_op *op = append(b, HAPI_DNN_LAYER_NORM, "hapi:channel_norm", b->reps[x].storage,
-                                    b->reps[y].storage, line[1], line[2]);
+    struct hapi_dnn_op *op = hapi_dnn_vector_op(b, HAPI_DNN_LAYER_NORM, "hapi:channel_norm",
+                                                b->reps[x].storage, b->reps[y].storage, line[1], line[2]);
     if (!op)
         return no_memory(err);
     op->vector.layer_norm = (struct hapi_layer_norm){
@@ -429,7 +442,7 @@ int hapi_dnn_vector_concat(struct hapi_dnn *b, struct hapi_err *err)
         if (r < 0)
             return r;
         struct hapi_dnn_op *op =
-            append(b, HAPI_DNN_AFFINE, "hapi:append", b->reps[r].storage, block->storage, -1, -1);
+            hapi_dnn_vector_op(b, HAPI_DNN_AFFINE, "hapi:append", b->reps[r].storage, block->storage, -1, -1);
         if (!op)
             return no_memory(err);
         op->dst_offset = (size_t)(at - c) * hapi_dtype_size(dtype);

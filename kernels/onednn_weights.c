@@ -5,10 +5,18 @@
 #include <sys/mman.h>
 
 #include "convert.h"
+#include "model.h"
 #include "onednn.h"
 #include "slab.h"
 
-enum { WEIGHT_ALIGN = 64, CHUNK_BYTES = 16 << 20, PIECE_BYTES = 4 << 20 };
+enum {
+    WEIGHT_ALIGN = 64,
+    CHUNK_BYTES = 16 << 20,
+    CHUNK_MOST = 64 << 20,
+    PIECE_BYTES = 4 << 20,
+    FEW_BYTES = 4096,
+    SOURCE_BYTES = 1 << 20
+};
 
 struct weight {
     struct weight *next;
@@ -20,6 +28,7 @@ struct weight {
 struct hapi_dnn_weights {
     struct weight *list;
     struct chunk *chunks;
+    size_t expected; /* bytes, more or less, that are still to come */
 };
 
 struct chunk {
@@ -27,9 +36,13 @@ struct chunk {
     struct hapi_slab slab;
 };
 
-struct hapi_dnn_weights *hapi_dnn_weights_new(void)
+struct hapi_dnn_weights *hapi_dnn_weights_new(size_t expected)
 {
-    return calloc(1, sizeof(struct hapi_dnn_weights));
+    struct hapi_dnn_weights *w = calloc(1, sizeof *w);
+
+    if (w)
+        w->expected = expected;
+    return w;
 }
 
 void hapi_dnn_weights_free(void *weights)
@@ -75,6 +88,17 @@ static int reorder_now(struct hapi_dnn *b, const void *src, const dnnl_memory_de
     return s ? hapi_dnn_fail(b, s, "cannot reorder weights", err) : HAPI_OK;
 }
 
+/* As large as what is expected, so that few end with a weight that does not fit; not all of a large network's
+ * at once: reserved pages are given by the chunk, or not. */
+static size_t chunk_bytes(struct hapi_dnn_weights *w, size_t bytes)
+{
+    size_t n = w->expected < CHUNK_MOST ? w->expected : CHUNK_MOST;
+
+    w->expected -= n;
+    n = n ? n : CHUNK_BYTES;
+    return bytes > n ? bytes : n;
+}
+
 /* In the first chunk that has room: small weights fill what large ones have left at the ends, where a huge
  * page is in memory as a whole. */
 static void *room(struct hapi_dnn_weights *w, size_t bytes)
@@ -87,7 +111,7 @@ static void *room(struct hapi_dnn_weights *w, size_t bytes)
     if (p)
         return p;
     c = calloc(1, sizeof *c);
-    if (!c || hapi_slab_init(&c->slab, bytes > CHUNK_BYTES ? bytes : CHUNK_BYTES, NULL)) {
+    if (!c || hapi_slab_init(&c->slab, chunk_bytes(w, bytes), NULL)) {
         free(c);
         return NULL;
     }
@@ -150,10 +174,35 @@ static struct pieces pieces_of(const dnnl_memory_desc_t *from, const dnnl_memory
     return p;
 }
 
+/* The kernel maps up to AROUND bytes on either side of what is read, of the page cache: with many small
+ * weights that comes to the whole file. */
+void hapi_dnn_source_read(struct hapi_dnn *b, size_t bytes)
+{
+    enum { AROUND = 64 << 10 };
+
+    b->mapped += bytes + AROUND;
+    if (!b->g->mapped || b->mapped < SOURCE_BYTES)
+        return;
+    hapi_model_drop_source(b->g->mapped);
+    b->mapped = 0;
+}
+
+/* A bias and the like. */
+static int reorder_few(struct hapi_dnn *b, const unsigned char *src, const dnnl_memory_desc_t *from,
+                       void *dst, const dnnl_memory_desc_t *to, struct hapi_err *err)
+{
+    _Alignas(WEIGHT_ALIGN) unsigned char stage[FEW_BYTES];
+
+    memcpy(stage, src, dnnl_memory_desc_get_size(from));
+    return reorder_now(b, stage, from, dst, to, err);
+}
+
 /* From the file: copied piece by piece to where it is aligned, and the file's pages given back behind. */
 static int reorder_raw(struct hapi_dnn *b, const unsigned char *src, const dnnl_memory_desc_t *from,
                        void *dst, const dnnl_memory_desc_t *to, struct hapi_err *err)
 {
+    if (dnnl_memory_desc_get_size(from) <= FEW_BYTES)
+        return reorder_few(b, src, from, dst, to, err);
     struct pieces p = pieces_of(from, to);
     struct hapi_slab stage; /* no malloc: what it frees it may keep */
     const unsigned char *kept = (const unsigned char *)(((uintptr_t)src + 4095) & ~(uintptr_t)4095);
@@ -264,6 +313,8 @@ int hapi_dnn_weight(struct hapi_dnn *b, const void *data, bool raw, const dnnl_m
             raw ? reorder_raw(b, data, from, e->data, to, err) : reorder_now(b, data, from, e->data, to, err);
         if (rc)
             return rc;
+        if (raw)
+            hapi_dnn_source_read(b, dnnl_memory_desc_get_size(from));
         memcpy(e->key, key, sizeof key);
     }
     b->storages[at].data = e->data;

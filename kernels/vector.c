@@ -459,5 +459,8 @@ static void rows_layer_norm(const struct hapi_layer_norm *l, void *y, const void
         layer_norm(l, y, x, HAPI_F32);
 }
 
-const struct hapi_vector VECTOR_OPS = {
-    .bf16 = VECTOR_BF16, .affine = rows_affine, .softmax = rows_softmax, .layer_norm = rows_layer_norm};
+const struct hapi_vector VECTOR_OPS = {.bf16 = VECTOR_BF16,
+                                       .affine = rows_affine,
+                                       .softmax = rows_softmax,
+                                       .layer_norm = rows_layer_norm,
+                                       .conv = VECTOR_CONV};

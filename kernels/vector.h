@@ -58,12 +58,27 @@ struct hapi_layer_norm {
     const float *scale, *shift;
 };
 
+/* y = act(x * weights + bias + plus), channels-last and dense; bias, of `maps`, and plus, of y's shape, may
+ * be NULL. Weights in blocks of 16 maps: (maps / 16, kernel height, kernel width, channels, 16), the last
+ * block filled up with zeros. The sum goes over the window row by row, from the bias on: an output's bits
+ * depend on what its window sees only. */
+enum { HAPI_CONV_MAPS = 16, HAPI_CONV_RUN_MAX = 2048 };
+struct hapi_conv {
+    int64_t images, in[2], channels, out[2], maps; /* heights and widths; maps: a multiple of 8 */
+    int64_t kernel[2], stride[2], pad[2];          /* kernel[1] * channels <= HAPI_CONV_RUN_MAX */
+    int64_t dilation;                              /* of rows; 1 within a row */
+    struct hapi_act act;                           /* NONE, RELU or CLIP */
+};
+
 /* One build of them. */
 struct hapi_vector {
     bool bf16; /* takes it; else all dtypes must be HAPI_F32 */
     void (*affine)(const struct hapi_affine *a, void *y, const void *x);
     void (*softmax)(const struct hapi_softmax *s, void *y, const void *x, const float *const *masks);
     void (*layer_norm)(const struct hapi_layer_norm *l, void *y, const void *x);
+    /* NULL where oneDNN's are as good. */
+    void (*conv)(const struct hapi_conv *c, float *y, const float *x, const float *weights, const float *bias,
+                 const float *plus);
 };
 extern const struct hapi_vector hapi_vector_avx512; /* F, BW, DQ, VL, and for bf16 AVX-512 BF16 */
 extern const struct hapi_vector hapi_vector_avx2;   /* and FMA */

@@ -11,6 +11,11 @@
 #define LANES 8
 #define VECTOR_BF16 0
 #define VECTOR_OPS hapi_vector_avx2
+#define VECTOR_CONV hapi_conv_avx2
+
+/* vector_conv.c */
+void hapi_conv_avx2(const struct hapi_conv *c, float *y, const float *x, const float *weights,
+                    const float *bias, const float *plus);
 
 typedef __m256 vec;
 typedef int mask; /* how many of the first lanes */

@@ -10,6 +10,7 @@
 #define LANES 16
 #define VECTOR_BF16 1
 #define VECTOR_OPS hapi_vector_avx512
+#define VECTOR_CONV NULL
 
 typedef __m512 vec;
 typedef __mmask16 mask;

@@ -92,10 +92,13 @@ static struct cost cost_of(const struct hapi_profile *p, const struct hapi_split
         network = hapi_profile_source_compute(p, chunk);
     } else {
         double storage = hapi_curve_at(&c->storage_s, piece);
-        double crossing = hapi_profile_convert(p, c, part->wire, piece) + hapi_profile_serialise(p, c, piece);
+        double convert = hapi_profile_convert(p, c, part->wire, piece);
         k.bytes = c->wire_bytes[part->wire];
-        k.core = hapi_curve_at(&p->storage_prepare_s, piece) + crossing;
-        *(p->storage.devices ? &k.device : &k.core) += storage;
+        k.core = hapi_curve_at(&p->storage_prepare_s, piece) + hapi_profile_serialise(p, c, piece);
+        if (p->storage.devices) /* their plans give the wire's dtype */
+            k.device = storage;
+        else
+            k.core += storage + convert;
         other = hapi_profile_convert(p, c, part->wire, chunk) + hapi_profile_serialise(p, c, chunk);
         network = hapi_curve_at(&c->compute_s, chunk);
     }

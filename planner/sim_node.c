@@ -133,8 +133,9 @@ static void piece_compute(struct sim_piece *p)
     p->job = (struct sim_job){.done = compute_done};
     p->job.work[0] = n * luck * hapi_curve_at(&f->storage_prepare_s, n);
     p->job.work[1] = n * luck * hapi_curve_at(&cut->storage_s, n);
-    p->job.work[2] =
-        n * luck * (hapi_profile_convert(f, cut, r->lane->part->wire, n) + hapi_profile_serialise(f, cut, n));
+    p->job.work[2] = n * luck * hapi_profile_serialise(f, cut, n);
+    if (!node->spec->devices) /* a device's plan gives the wire's dtype */
+        p->job.work[2] += n * luck * hapi_profile_convert(f, cut, r->lane->part->wire, n);
     sim_machine_submit(&node->machine, &p->job);
 }
 

@@ -155,7 +155,12 @@ static void quantities__with_units__read(void)
     CHECK(quantity_rate("12.5MB", &v) && near(v, 12.5e6));
     CHECK(!quantity_rate("0", &v) && !quantity_rate("-1", &v) && !quantity_rate("nan", &v));
     CHECK(!quantity_rate("10 Mbit", &v) && !quantity_rate("10Mb", &v) && !quantity_rate("", &v));
-    CHECK(!quantity_rate("1e999", &v));
+    CHECK(quantity_rate("10Gbit", &v) && near(v, 1.25e9));
+    CHECK(quantity_rate("12500000", &v) && v == 12500000);
+    CHECK(quantity_rate("8bit", &v) && near(v, 1));
+    v = 7;
+    CHECK(!quantity_rate("1e999", &v) && !quantity_rate("1e15", &v) && !quantity_rate("8001Tbit", &v));
+    CHECK(!quantity_rate("fast", &v) && !quantity_rate("0x10", &v) && v == 7);
     CHECK(quantity_bytes("4G", &v) && v == 4294967296.0);
     CHECK(quantity_bytes("0", &v) && v == 0);
     CHECK(!quantity_bytes("4Gb", &v) && !quantity_bytes("G", &v) && !quantity_bytes("-1", &v));

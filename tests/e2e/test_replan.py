@@ -14,11 +14,12 @@ from hapi.node import Link
 from harness import DATA, HAPI, Dump, node, tar_jpegs, tiny_model, train_json, write_folders, write_profile
 from test_bits import order_of
 
-PHOTOS, COPIES = 60, 120
+SANITIZED = bool(os.environ.get("HAPI_SANITIZED"))  # programs ten times as slow
+PHOTOS, COPIES = 60, 30 if SANITIZED else 120
+SAMPLES = PHOTOS * COPIES
 FAST, SLOW = 1000, 50
-CHANGES = ((1800, SLOW), (3600, FAST))  # after so many samples, to so many Mbit/s
+CHANGES = ((SAMPLES // 4, SLOW), (SAMPLES // 2, FAST))  # after so many samples, to so many Mbit/s
 SEED = 5
-SANITIZED = bool(os.environ.get("HAPI_SANITIZED"))
 
 
 def bits(a):
@@ -116,11 +117,10 @@ class Replan(unittest.TestCase):
         replans = report["replans"]
         if not SANITIZED:  # which slows the tiers down, and the link no more matters
             self.followed(replans, said)
-        n = PHOTOS * COPIES
         with open(self.at("order"), encoding="ascii") as f:
-            self.assertEqual([int(line.split()[1]) for line in f], order_of(n, SEED, 0))
+            self.assertEqual([int(line.split()[1]) for line in f], order_of(SAMPLES, SEED, 0))
         features, once = Dump(self.at("often")).train, self.once()
-        self.assertEqual(len(features), n)
+        self.assertEqual(len(features), SAMPLES)
         self.assertGreater(float(once.std()), 0.01, "the features are dead")
         # Samples are in the order of their paths, and so are a photo's copies.
         different = (bits(features) != bits(np.repeat(once, COPIES, axis=0))).any(axis=1)

@@ -4,8 +4,11 @@
 #include "build_model.h"
 #include "check.h"
 #include "graph.h"
+#include "model.h"
 
 static struct hapi_err err;
+static const float ones[32] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                               1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 static struct hapi_model *finish(struct build *b, int64_t opset)
 {
@@ -270,6 +273,41 @@ static void batchnorm__with_another_reader__stays(void)
     REQUIRE(g);
     check_graph(g);
     CHECK(count_op(g, HAPI_OP_BatchNormalization) == 1);
+    hapi_graph_free(g);
+    hapi_model_close(m);
+}
+
+/* For a back end that copies them: their bytes, aligned or not. What shapes may come from is there at once.
+ */
+static void bind_raw__constants__stay_in_the_file(void)
+{
+    static const char *const in_file[] = {"w", "gamma", "beta", "mean", "var"};
+    const struct hapi_plan_spec spec = {.batch = 2};
+    struct build b = {.attrs = {.p = NULL}};
+    struct hapi_graph *g = NULL;
+
+    INPUT(&b, "x", -1, 32, 8, 8);
+    OUTPUT(&b, "y");
+    WEIGHTS(&b, "gamma", 32);
+    WEIGHTS(&b, "beta", 32);
+    WEIGHTS(&b, "mean", 32);
+    build_initializer(&b, "var", ONNX_F32, 1, (const int64_t[]){32}, ones, sizeof ones);
+    WEIGHTS(&b, "w", 8, 32, 3, 3); /* 9 KB */
+    build_initializer(&b, "low", ONNX_F32, 0, NULL, ones, sizeof *ones);
+    build_node(&b, "BatchNormalization", "/bn", "x,gamma,beta,mean,var", "n");
+    build_node(&b, "Clip", "/clip", "n,low", "c");
+    build_node(&b, "Conv", "/conv", "c,w", "y");
+    struct hapi_model *m = finish(&b, 13);
+    CHECKF(!hapi_graph_bind_raw(&g, m, &spec, true, &err), "%s", err.text);
+    REQUIRE(g);
+    for (size_t i = 0; i < sizeof in_file / sizeof *in_file; i++) {
+        const struct hapi_value *v = &g->values[value(g, in_file[i])];
+        const unsigned char *at = v->data;
+        CHECKF(v->raw && at >= m->bytes.p && at < m->bytes.p + m->bytes.n, "%s was copied", in_file[i]);
+    }
+    CHECK(!g->values[value(g, "low")].raw);
+    for (size_t i = 0; i < m->onnx.n_tensors; i++)
+        CHECKF(!m->onnx.tensors[i].copy || m->onnx.tensors[i].bytes <= 64, "tensor %zu was copied", i);
     hapi_graph_free(g);
     hapi_model_close(m);
 }
@@ -544,6 +582,7 @@ int main(void)
     CASE(batch_first__needs_dim_0_alone);
     CASE(batchnorm__after_conv__is_multiplied_in);
     CASE(batchnorm__with_another_reader__stays);
+    CASE(bind_raw__constants__stay_in_the_file);
     CASE(identity__on_initializer_and_output__is_resolved);
     CASE(dropout__in_training__is_refused_unless_its_ratio_is_0);
     CASE(bound_input__becomes_a_constant);

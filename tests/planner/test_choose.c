@@ -332,6 +332,34 @@ static void prediction__two_micro_batches__is_what_the_simulator_finds(void)
     hapi_profile_free(p);
 }
 
+/* A GPU's plan gives the wire's dtype: with and without one, as the simulator counts it. */
+static void prediction__of_a_node_with_a_device__has_no_conversion_there(void)
+{
+    struct hapi_profile *p = made(2, (const double[]){1e5, 1e4}, 1e-4, 1e9);
+    struct hapi_split_part part = {
+        .cut = 1, .wire = HAPI_WIRE_F16, .micro_batch = 8, .node = HAPI_PLAN_ANY_NODE, .share = 1};
+    struct hapi_split_plan plan = {&part, 1};
+    double core_s[2] = {2e-3 + 1e-4 + 3e-3, 2e-3}; /* decode; network and conversion, too, without a device */
+
+    p->storage_prepare_s.s = 2e-3;
+    p->convert_s[HAPI_WIRE_F16].s = 3e-3;
+    p->compute.cores = 8; /* which convert at leisure */
+    for (uint32_t devices = 0; devices < 2; devices++) {
+        struct hapi_sim_result *r;
+        p->storage.devices = devices;
+        struct hapi_prediction x = hapi_predict(p, &plan);
+        double load = x.load_s[HAPI_LOAD_STORAGE], want = 4096 * core_s[devices];
+        CHECKF(fabs(load / want - 1) < 0.01, "%u devices: %g s of the node's core, not %g", devices, load,
+               want);
+        REQUIRE(!hapi_sim_profile_run(&r, p, &plan, 1, &err));
+        double off = x.epoch_s / r->clients[0].end_s - 1;
+        CHECKF(fabs(off) < 0.06, "%u devices: predicted %g s, simulated %g s", devices, x.epoch_s,
+               r->clients[0].end_s);
+        hapi_sim_result_free(r);
+    }
+    hapi_profile_free(p);
+}
+
 static void pipeline__a_thousand_cuts__is_chosen_at_once(void)
 {
     uint64_t state = 5;
@@ -365,6 +393,7 @@ int main(void)
     CASE(pipeline__random_profiles__no_whole_plan_is_better);
     CASE(prediction__random_plans__is_what_the_simulator_finds);
     CASE(prediction__two_micro_batches__is_what_the_simulator_finds);
+    CASE(prediction__of_a_node_with_a_device__has_no_conversion_there);
     CASE(pipeline__a_thousand_cuts__is_chosen_at_once);
     return check_done();
 }

@@ -154,6 +154,24 @@ static void device__and_core_of_one_thread__one_after_the_other(void)
     hapi_profile_free(p);
 }
 
+/* A GPU's plan gives the wire's dtype; a client's cores make it f32 again, whatever computes the rest. */
+static void wire__of_a_node_with_devices__is_not_converted_on_its_cores(void)
+{
+    struct hapi_profile *p = made_profile(64, 64);
+    struct made m;
+
+    p->bandwidth_Bps = 1e7;
+    p->convert_s[HAPI_WIRE_F16].s = 0.002;
+    p->serialise_s.s = 0.001;
+    p->storage.devices = 1;
+    p->compute.devices = 1;
+    p->cuts[0].storage_s.s = 0.01;
+    made_one(&m, p, 3, 64)->parts[0].wire = HAPI_WIRE_F16;
+    m.client.request_images = 64;
+    CHECK_NEAR(made_seconds(&m), 64 * (0.01 + 0.001) + 64 * 5e4 / 1e7 + 64 * 0.003);
+    hapi_profile_free(p);
+}
+
 static void training__on_the_device_that_computes__their_sum(void)
 {
     struct hapi_profile *p = made_profile(64, 16);
@@ -567,6 +585,7 @@ int main(void)
     CASE(training__alone__its_work);
     CASE(stages__overlapped__slowest_and_fill);
     CASE(device__and_core_of_one_thread__one_after_the_other);
+    CASE(wire__of_a_node_with_devices__is_not_converted_on_its_cores);
     CASE(training__on_the_device_that_computes__their_sum);
     CASE(latency__one_slot__paid_by_each_request);
     CASE(credits__one__stages_one_after_the_other);

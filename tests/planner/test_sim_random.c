@@ -189,7 +189,8 @@ static double lower_bound(const struct world *w, const struct hapi_sim_epoch *e)
             continue;
         const struct hapi_sim_node *k = &w->nodes[w->numbers[0][node]];
         double link = images * (cut ? cut->wire_bytes[part->wire] : p->source_bytes) / k->bandwidth_Bps;
-        double cpu = !cut ? 0 : images * (p->storage_prepare_s.s + convert + p->serialise_s.s) / k->speed;
+        double pack = k->devices ? 0 : convert;
+        double cpu = !cut ? 0 : images * (p->storage_prepare_s.s + pack + p->serialise_s.s) / k->speed;
         double gpu = !cut ? 0 : images * cut->storage_s.s / k->speed;
         cpu = k->devices ? cpu : cpu + gpu;
         nodes[node] = fmax(nodes[node], fmax(link, fmax(images * p->read_s.s, cpu / k->cores)));
