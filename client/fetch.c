@@ -277,7 +277,7 @@ static int request_issue(struct request *r, struct batch *b, uint32_t at, uint32
     r->at = at;
     r->n = n;
     r->terminal = r->lost = false;
-    r->parts = r->jobs = 0;
+    r->parts = r->jobs = r->waiting = 0;
     r->generation = ++l->generation;
     if (!r->node->in_flight)
         r->node->progress_ns = hapi_clock_ns();
@@ -508,6 +508,7 @@ void fetch_imm(struct loader_node *n, uint32_t imm)
         node_break(n, HAPI_EPROTO, "a request ended with samples missing");
         return;
     }
+    suffix_flush(r);
     r->terminal = true;
     fetch_request_settle(r);
 }

@@ -472,7 +472,7 @@ uint32_t hapi_loader_parts(struct hapi_loader *l, struct hapi_loader_part *out, 
 
 const char *hapi_loader_split(struct hapi_loader *l)
 {
-    struct hapi_loader_part first;
+    struct hapi_loader_part first = {.split = "none"};
 
     hapi_loader_parts(l, &first, 1);
     return first.split;

@@ -135,8 +135,9 @@ struct request {
     bool lost;      /* its connection is gone, suffix jobs are under way: asked for anew when they are done */
     uint16_t index; /* on its connection */
     struct batch *batch;
-    uint32_t at, n;       /* positions in the batch */
-    uint32_t parts, jobs; /* arrived; suffix jobs under way */
+    uint32_t at, n;             /* positions in the batch */
+    uint32_t parts, jobs;       /* arrived; suffix jobs under way */
+    uint32_t waits_at, waiting; /* samples that are here, but not yet as many as a suffix job takes */
     uint64_t generation;
     uint8_t *message;        /* local slab: the encoded request */
     uint8_t *slot, *records; /* exposed slab */
@@ -372,5 +373,6 @@ void suffix_close(struct hapi_loader *l);
 bool suffix_checks(const struct request *r);
 /* The part in r->record, of samples [first, first+count). */
 void suffix_submit(struct request *r, uint32_t first, uint32_t count);
+void suffix_flush(struct request *r); /* no part is to come: what waits for one */
 
 #endif

@@ -135,10 +135,29 @@ static void chunk_submit(struct request *r, uint32_t first, uint32_t count)
     }
 }
 
+void suffix_flush(struct request *r)
+{
+    if (r->waiting)
+        chunk_submit(r, r->waits_at, r->waiting);
+    r->waiting = 0;
+}
+
+/* The rest of the network runs for a chunk of samples, or takes as long for fewer: they wait for their chunk
+ * to be whole, or for the request's end. */
+static void rest_submit(struct request *r, uint32_t first, uint32_t count)
+{
+    uint32_t chunk = r->route->chunk;
+
+    if (first != r->waits_at + r->waiting) /* parts need not come in order */
+        suffix_flush(r);
+    if (!r->waiting)
+        r->waits_at = first;
+    for (r->waiting += count; r->waiting >= chunk; r->waits_at += chunk, r->waiting -= chunk)
+        chunk_submit(r, r->waits_at, chunk);
+}
+
 void suffix_submit(struct request *r, uint32_t first, uint32_t count)
 {
-    uint32_t most = suffix_checks(r) ? count : r->route->chunk;
-
     for (uint32_t i = 0; i < count; i++) {
         const struct hapi_record_sample *s = &r->record->samples[i];
         r->images[first + i] = (struct hapi_image){
@@ -147,8 +166,13 @@ void suffix_submit(struct request *r, uint32_t first, uint32_t count)
             .status = s->status,
         };
     }
-    for (uint32_t at = 0, n; at < count; at += n) {
-        n = count - at < most ? count - at : most;
-        chunk_submit(r, first + at, n);
-    }
+    if (r->route->plans)
+        rest_submit(r, first, count);
+    else if (suffix_checks(r))
+        chunk_submit(r, first, count);
+    else
+        for (uint32_t at = 0, n; at < count; at += n) {
+            n = count - at < r->route->chunk ? count - at : r->route->chunk;
+            chunk_submit(r, first + at, n);
+        }
 }

@@ -314,7 +314,7 @@ static const char *policy_name(const struct hapi_loader_options *o)
 /* Of what is pushed down: as it was asked for, or as it was chosen. */
 static const char *wire_name(struct job *j)
 {
-    struct hapi_loader_part first;
+    struct hapi_loader_part first = {.wire = "raw"};
 
     if (!j->o->loader.profile)
         return j->o->loader.wire ? j->o->loader.wire : "f32";
