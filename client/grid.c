@@ -1,6 +1,9 @@
 #include "grid.h"
 
 #include <math.h>
+#include <stdlib.h>
+
+#include "err.h"
 
 static bool is_measured(const struct grid *g, uint32_t cut, uint32_t batch)
 {
@@ -15,6 +18,50 @@ static double *cell(const struct grid *g, uint32_t cut, uint32_t batch)
 uint32_t grid_main(const struct grid *g, uint32_t cut)
 {
     return g->limit && g->limit[cut] <= g->main ? g->limit[cut] - 1 : g->main;
+}
+
+/* A pool of neighbours that violate the order between them (Ayer and others 1955). */
+struct neighbours {
+    double sum;
+    uint32_t n;
+};
+
+static void straighten(struct grid *g, uint32_t batch, bool rises, struct neighbours *pools)
+{
+    double sign = rises ? 1 : -1;
+    uint32_t n = 0, in = 0, at = 0;
+
+    for (uint32_t i = 0; i < g->n_cuts; i++) {
+        if (!is_measured(g, i, batch))
+            continue;
+        struct neighbours p = {*cell(g, i, batch), 1};
+        for (; n && sign * pools[n - 1].sum / pools[n - 1].n > sign * p.sum / p.n; n--) {
+            p.sum += pools[n - 1].sum;
+            p.n += pools[n - 1].n;
+        }
+        pools[n++] = p;
+    }
+    for (uint32_t i = 0; i < g->n_cuts; i++) {
+        if (!is_measured(g, i, batch))
+            continue;
+        *cell(g, i, batch) = pools[at].sum / pools[at].n;
+        if (++in == pools[at].n) {
+            in = 0;
+            at++;
+        }
+    }
+}
+
+int grid_straighten(struct grid *g, bool rises)
+{
+    struct neighbours *pools = calloc(g->n_cuts + 1, sizeof *pools);
+
+    if (!pools)
+        return HAPI_ENOMEM;
+    for (uint32_t b = 0; b < g->n_batches; b++)
+        straighten(g, b, rises, pools);
+    free(pools);
+    return 0;
 }
 
 /* What a measured cut says of the value at another one's main micro-batch: its own, at that or its main. */

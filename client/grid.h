@@ -28,6 +28,10 @@ struct grid {
 
 /* Index of the micro-batch that stands for a cut: the main one, or the largest possible. */
 uint32_t grid_main(const struct grid *g, uint32_t cut);
+/* More of a network takes no less time: where measured cuts of a micro-batch say otherwise, from one to the
+ * next, they were measured at better and worse moments, and all take their mean. rises: with the cut, else
+ * against it. Before grid_fill(). HAPI_ENOMEM. */
+int grid_straighten(struct grid *g, bool rises);
 void grid_fill(struct grid *g);
 
 /* order[n] becomes 0..n-1, both ends first, then what halves the widest gap: wherever it is broken off, what

@@ -39,6 +39,8 @@ static int grid_make(struct grid *g, const struct profile_run *r, struct series 
         g->measured[i] = last || (of[i].n && (!g->limit || !r->refused[i / r->o->n_batches]));
         g->s[i] = last ? 0 : series_median(&of[i]);
     }
+    if (grid_straighten(g, !none_left))
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for %u cuts", r->n_cuts);
     grid_fill(g);
     return 0;
 }

@@ -145,6 +145,26 @@ static void fill__nothing_left_at_the_end__zero(void)
     CHECK(near(s[4 * BATCHES], truth(0, 1) / 2));
 }
 
+static void straighten__noise__neighbours_take_their_mean(void)
+{
+    static const double rising[] = {1, 3, 2, 4, 8, 6, 5, 9},
+                        straight[] = {1, 2.5, 2.5, 4, 19 / 3.0, 19 / 3.0, 19 / 3.0, 9};
+    struct grid g = grid_of(NULL);
+
+    for (int rises = 0; rises < 2; rises++) {
+        for (uint32_t i = 0; i < 8; i++) { /* cut 3 was not measured */
+            uint32_t k = rises ? i : 7 - i, cut = i + (i >= 3);
+            measured[cut * BATCHES + 1] = true;
+            s[cut * BATCHES + 1] = rising[k];
+        }
+        s[3 * BATCHES + 1] = -1;
+        CHECK(grid_straighten(&g, rises) == 0);
+        for (uint32_t i = 0; i < 8; i++)
+            CHECK(near(s[(i + (i >= 3)) * BATCHES + 1], straight[rises ? i : 7 - i]));
+        CHECK(s[3 * BATCHES + 1] == -1);
+    }
+}
+
 static void quantities__with_units__read(void)
 {
     double v;
@@ -179,6 +199,7 @@ int main(void)
     CASE(fill__only_the_main_batch__the_others_unknown);
     CASE(fill__limits__beyond_them_unknown);
     CASE(fill__nothing_left_at_the_end__zero);
+    CASE(straighten__noise__neighbours_take_their_mean);
     CASE(quantities__with_units__read);
     return check_done();
 }
