@@ -9,7 +9,13 @@
 
 #include "vector_avx2.h"
 
-enum { PIXELS = 6, MAPS = HAPI_CONV_MAPS, RUN_MAX = HAPI_CONV_RUN_MAX };
+enum {
+    PIXELS = 6,
+    MAPS = HAPI_CONV_MAPS,
+    RUN_MAX = HAPI_CONV_RUN_MAX,
+    LOT_MIN = 192 << 10,
+    LOT_MAX = 4 << 20
+};
 
 static const float zeros[RUN_MAX];
 
@@ -90,18 +96,20 @@ INLINE vec finish(const struct hapi_conv *c, vec v, const float *plus)
     return c->act.kind == HAPI_ACT_CLIP ? least(most(v, set(c->act.alpha)), set(c->act.beta)) : v;
 }
 
-/* 16 maps of all pixels; of the last ones only 8, where `half`. */
-static void maps(const struct hapi_conv *c, float *y, const float *x, const float *weights, const float *bias,
-                 const float *plus, bool half)
+/* 16 maps of the pixels [first, end); of the last maps only 8, where `half`. */
+static void maps(const struct hapi_conv *c, int64_t first, int64_t end, float *y, const float *x,
+                 const float *weights, const float *bias, const float *plus, bool half)
 {
-    int64_t all = c->images * c->out[0] * c->out[1], n = c->kernel[1] * c->channels;
+    int64_t per = c->out[0] * c->out[1], n = c->kernel[1] * c->channels;
     vec b[2] = {bias ? load(bias, 0, HAPI_F32, WHOLE) : zero(),
                 bias && !half ? load(bias, LANES, HAPI_F32, WHOLE) : zero()};
-    struct walk at = {.image = x};
+    struct walk at = {.h = first % per / c->out[1],
+                      .w = first % c->out[1],
+                      .image = x + first / per * c->in[0] * c->in[1] * c->channels};
     float edge[PIXELS][RUN_MAX];
 
-    for (int64_t p = 0; p < all; p += PIXELS) {
-        int few = all - p < PIXELS ? (int)(all - p) : PIXELS;
+    for (int64_t p = first; p < end; p += PIXELS) {
+        int few = end - p < PIXELS ? (int)(end - p) : PIXELS;
         struct place place[PIXELS];
         vec acc[PIXELS][2];
         const float *w = weights;
@@ -129,12 +137,26 @@ static void maps(const struct hapi_conv *c, float *y, const float *x, const floa
     }
 }
 
+/* Pixels whose inputs stay in a core's cache while all maps are made of them; more, where the weights, which
+ * are read again for each such lot, would not. */
+static int64_t lot_of(const struct hapi_conv *c)
+{
+    int64_t weights = c->kernel[0] * c->kernel[1] * c->channels * c->maps * (int64_t)sizeof(float) / 8;
+    int64_t bytes = weights < LOT_MIN ? LOT_MIN : weights > LOT_MAX ? LOT_MAX : weights;
+    int64_t pixel = c->stride[0] * c->stride[1] * c->channels * (int64_t)sizeof(float);
+    int64_t n = bytes / pixel / PIXELS * PIXELS;
+
+    return n < 8 * PIXELS ? 8 * PIXELS : n;
+}
+
 void hapi_conv_avx2(const struct hapi_conv *c, float *y, const float *x, const float *weights,
                     const float *bias, const float *plus)
 {
-    int64_t block = c->kernel[0] * c->kernel[1] * c->channels;
+    int64_t block = c->kernel[0] * c->kernel[1] * c->channels, lot = lot_of(c);
+    int64_t all = c->images * c->out[0] * c->out[1];
 
-    for (int64_t m = 0; m < c->maps; m += MAPS)
-        maps(c, y + m, x, weights + m * block, bias ? bias + m : NULL, plus ? plus + m : NULL,
-             c->maps - m < MAPS);
+    for (int64_t p = 0; p < all; p += lot)
+        for (int64_t m = 0; m < c->maps; m += MAPS)
+            maps(c, p, all - p < lot ? all : p + lot, y + m, x, weights + m * block, bias ? bias + m : NULL,
+                 plus ? plus + m : NULL, c->maps - m < MAPS);
 }

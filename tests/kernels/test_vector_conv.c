@@ -142,6 +142,7 @@ static void conv__every_shape__is_the_sum(void)
         made(2, 8, 8, 8, 40, 3, 3, 2, 0, 1),    made(1, 12, 10, 5, 32, 5, 3, 1, 2, 2),
         made(1, 3, 3, 20, 16, 3, 7, 1, 3, 1),   made(2, 6, 6, 256, 16, 1, 8, 1, 4, 1),
         made(1, 20, 1, 30, 48, 7, 1, 3, 0, 1),  made(2, 2, 2, 16, 16, 5, 5, 1, 4, 1),
+        made(1, 41, 39, 64, 16, 3, 3, 1, 1, 1), made(2, 22, 20, 512, 24, 3, 3, 2, 1, 1), /* in several lots */
     };
 
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
