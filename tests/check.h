@@ -6,10 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How much longer a bound on time is under ThreadSanitizer, which runs the code many times slower. */
+/* How much longer a bound on time is under sanitizers, which run the code several times slower. */
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
 #define CHECK_SLOWDOWN 10
+#elif __has_feature(address_sanitizer)
+#define CHECK_SLOWDOWN 3
 #endif
 #endif
 #ifndef CHECK_SLOWDOWN
