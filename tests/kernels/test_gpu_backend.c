@@ -228,7 +228,7 @@ static void plan__of_many_constants__is_made_soon(void)
     clock_t start = clock();
     CHECKF(!hapi_plan_new(&p, m, &spec, &err), "%s", err.text);
     double took = (double)(clock() - start) / CLOCKS_PER_SEC;
-    CHECKF(took < SECONDS, "%.1f s", took);
+    CHECKF(took < SECONDS * CHECK_SLOWDOWN, "%.1f s", took);
     printf("%d constants: %.1f s\n", ADDS, took);
     hapi_plan_free(p);
     hapi_model_close(m);
