@@ -372,7 +372,9 @@ def faults(ci, made, **env):
     if not good or not prepared(ci):
         return Counts(failed=1, notes=["programs, data or model could not be made"])
     env = {**env, "HAPI_SANITIZED": "1", **places(ci, folder)}
-    return ci.unittest("tests/e2e", "-p", "test_faults.py", **env) + ci.unittest("tests/e2e", "-p", "test_replan.py", **env)
+    counts = ci.unittest("tests/e2e", "-p", "test_faults.py", **env)
+    counts += ci.unittest("tests/e2e", "-p", "test_replan.py", **env)
+    return counts
 
 
 @layer("e2e-asan")
