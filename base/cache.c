@@ -30,8 +30,7 @@ void hapi_cache_name(char out[HAPI_CACHE_NAME], const void *key, size_t n)
     uint8_t hash[32];
 
     hapi_sha256(hash, key, n);
-    for (int i = 0; i < 32; i++)
-        snprintf(out + (ptrdiff_t)2 * i, 3, "%02x", hash[i]);
+    hapi_sha256_text(out, hash);
 }
 
 static bool path_of(char path[PATH_BYTES], const char *folder, const char *file)

@@ -28,5 +28,7 @@ int hapi_convert_crc32c(void *dst, enum hapi_dtype dst_dtype, const void *src, e
 
 /* SHA-256 (OpenSSL) of n bytes into out[32]. */
 void hapi_sha256(uint8_t out[32], const void *data, size_t n);
+/* A digest as 64 digits, terminated. */
+void hapi_sha256_text(char out[65], const uint8_t digest[32]);
 
 #endif

@@ -1,4 +1,5 @@
 #include <openssl/evp.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -14,4 +15,10 @@ void hapi_sha256(uint8_t out[32], const void *data, size_t n)
         fputs("OpenSSL cannot compute SHA-256\n", stderr);
         abort();
     }
+}
+
+void hapi_sha256_text(char out[65], const uint8_t digest[32])
+{
+    for (int i = 0; i < 32; i++)
+        snprintf(out + (ptrdiff_t)2 * i, 3, "%02x", digest[i]);
 }

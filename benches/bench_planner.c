@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "bench.h"
-#include "file.h"
 #include "planner.h"
 #include "scale.h"
 #include "sim.h"
@@ -40,21 +39,6 @@ struct found {
 };
 
 /* ------------------------------------------------------------------ profiles */
-
-static int profile_read(struct hapi_profile **out, const char *path, struct hapi_err *err)
-{
-    void *text = NULL;
-    size_t size;
-    int rc = hapi_file_read(path, HAPI_PROFILE_BYTES_MAX, &text, &size, err);
-
-    if (rc)
-        return rc;
-    rc = hapi_profile_parse(out, text, size, err);
-    free(text);
-    if (rc)
-        hapi_err_context(err, "%s", path);
-    return rc;
-}
 
 /* splitmix64 */
 static double luck(uint64_t *state, double most)
@@ -246,10 +230,10 @@ static int judge(const char *path, const struct hapi_profile *truth, const struc
 static int profile_judge(const char *path, const struct options *o, struct hapi_err *err)
 {
     struct hapi_profile *truth = NULL, *seen = NULL;
-    int rc = profile_read(&truth, path, err);
+    int rc = hapi_profile_read(&truth, path, err);
 
     if (!rc)
-        rc = profile_read(&seen, path, err);
+        rc = hapi_profile_read(&seen, path, err);
     if (!rc) {
         perturb(seen, o->seed, o->perturb);
         rc = judge(path, truth, seen, o, err);

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "cmd.h"
-#include "file.h"
 #include "plan_plot.h"
 #include "planner.h"
 #include "quantity.h"
@@ -202,18 +201,10 @@ static int explain(struct hapi_profile *p, const struct options *o, const struct
 
 static int profile_read(struct hapi_profile **out, const struct options *o, struct hapi_err *err)
 {
-    void *text = NULL;
-    size_t size;
-    int rc = hapi_file_read(o->profile, HAPI_PROFILE_BYTES_MAX, &text, &size, err);
+    int rc = hapi_profile_read(out, o->profile, err);
 
     if (rc)
         return rc;
-    rc = hapi_profile_parse(out, text, size, err);
-    free(text);
-    if (rc) {
-        hapi_err_context(err, "%s", o->profile);
-        return rc;
-    }
     if (o->bandwidth > 0) {
         (*out)->bandwidth_Bps = o->bandwidth;
         for (uint32_t i = 0; i < (*out)->n_node_list; i++)

@@ -1,9 +1,8 @@
 /* What is to be done with the samples: from options alone, or by what a profile says of the job. */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "file.h"
+#include "convert.h"
 #include "loader.h"
 #include "planner.h"
 
@@ -16,8 +15,7 @@ static int profile_matches(struct hapi_loader *l, const struct hapi_profile *p, 
     const struct hapi_profile_cut *freeze = hapi_profile_cut_find(p, p->freeze);
     char hash[2 * HAPI_HASH_SIZE + 1];
 
-    for (int i = 0; i < HAPI_HASH_SIZE; i++)
-        snprintf(hash + 2 * i, 3, "%02x", hapi_model_hash(l->model)[i]);
+    hapi_sha256_text(hash, hapi_model_hash(l->model));
     if (p->hash && strcmp(p->hash, hash))
         return hapi_err_set(err, HAPI_EINVAL, 0, "it was measured with another model than %s: measure again",
                             l->o.model);
@@ -32,16 +30,11 @@ static int profile_matches(struct hapi_loader *l, const struct hapi_profile *p, 
 
 static int profile_open(struct hapi_loader *l, struct hapi_err *err)
 {
-    void *text;
-    size_t size;
+    int rc = hapi_profile_read(&l->profile, l->o.profile, err);
 
-    int rc = hapi_file_read(l->o.profile, HAPI_PROFILE_BYTES_MAX, &text, &size, err);
     if (rc)
         return rc;
-    rc = hapi_profile_parse(&l->profile, text, size, err);
-    free(text);
-    if (!rc)
-        rc = profile_matches(l, l->profile, err);
+    rc = profile_matches(l, l->profile, err);
     if (rc) {
         hapi_err_context(err, "profile %s", l->o.profile);
         return rc;

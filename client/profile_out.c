@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "convert.h"
 #include "int8.h"
 #include "profile_run.h"
 
@@ -248,14 +249,12 @@ static void texts_fill(struct out *o)
 {
     struct hapi_profile *p = o->p;
     char host[256] = "", date[32], hash[65];
-    const uint8_t *h = hapi_model_hash(o->r->model);
     time_t now = time(NULL);
     struct tm utc;
 
     gethostname(host, sizeof host - 1);
     strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
-    for (int i = 0; i < 32; i++)
-        snprintf(hash + (ptrdiff_t)2 * i, 3, "%02x", h[i]);
+    hapi_sha256_text(hash, hapi_model_hash(o->r->model));
     p->model = hapi_profile_text(p, o->r->o->model);
     p->hash = hapi_profile_text(p, hash);
     p->host = hapi_profile_text(p, *host ? host : "?");

@@ -158,11 +158,12 @@ static struct routes *compile(struct hapi_loader *l, const struct routes *now, c
 /* Lock held: what becomes of the job is kept, for whoever asks. */
 static void record(struct hapi_loader *l, const struct hapi_choice *c, double before_s, double seconds)
 {
-    struct hapi_loader_replan *x = &l->replans[l->n_replans % REPLANS_MAX];
     const struct hapi_profile *p = l->profile;
+    uint32_t at = l->n_replans++;
 
-    if (l->n_replans++ >= REPLANS_MAX)
+    if (at >= REPLANS_MAX)
         return;
+    struct hapi_loader_replan *x = &l->replans[at];
     *x = (struct hapi_loader_replan){
         .seconds = seconds,
         .samples = l->delivered,

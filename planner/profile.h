@@ -9,7 +9,7 @@
  *
  * A profile can also be made: hapi_profile_new(), fill the fields, hapi_profile_write().
  * Units: seconds, bytes, bytes a second. Times are of one core (or device) of their tier, for one image.
- * Threads: plain data; any number of readers. No clock, no I/O.
+ * Threads: plain data; any number of readers. No clock, and no I/O but hapi_profile_read().
  */
 #ifndef HAPI_PLANNER_PROFILE_H
 #define HAPI_PLANNER_PROFILE_H
@@ -119,6 +119,8 @@ struct hapi_profile {
  * of a wrong type, out of range, said twice, memory that is too small for every cut), HAPI_ENOMEM,
  * HAPI_ETOOBIG (longer than HAPI_PROFILE_BYTES_MAX). Keys that are not known are let be. */
 int hapi_profile_parse(struct hapi_profile **out, const char *text, size_t size, struct hapi_err *err);
+/* The same of a file; also the errors of hapi_file_read(). All name the path. */
+int hapi_profile_read(struct hapi_profile **out, const char *path, struct hapi_err *err);
 
 /* An empty one of n_cuts cuts and n_nodes nodes in its list (0: none), in which nothing optional is said.
  * HAPI_EINVAL (over the limits above), HAPI_ENOMEM. */
