@@ -13,6 +13,8 @@
 #include "loader.h"
 #include "order.h"
 
+enum { WORD_MS = 1000 }; /* that a node's word on why it refuses a request may come after its record */
+
 /* ------------------------------------------------------------------ batches */
 
 void fetch_epoch(struct hapi_loader *l)
@@ -458,15 +460,28 @@ void fetch_request_settle(struct request *r)
     fetch_pump(l);
 }
 
-/* The node says that the request failed as a whole. */
+/* The node says that a request failed as a whole, and by the control channel why, which may come later. */
 static void part_failed(struct request *r)
 {
-    struct hapi_loader *l = r->node->l;
+    struct loader_node *n = r->node;
+
+    if (!n->refused) {
+        n->refused = r->record->status;
+        n->refused_ns = hapi_clock_ns();
+    }
+    if (n->last.code)
+        fetch_refused(n);
+}
+
+void fetch_refused(struct loader_node *n)
+{
     struct hapi_err err = {0};
 
-    hapi_err_set(&err, r->record->status, 0, "%s refuses a request: %.400s", r->node->name,
-                 r->node->last.text[0] ? r->node->last.text : hapi_err_meaning(r->record->status));
-    loader_fail(l, &err);
+    if (!n->refused)
+        return;
+    hapi_err_set(&err, n->refused, 0, "%s refuses a request: %.400s", n->name,
+                 n->last.code ? n->last.text : hapi_err_meaning(n->refused));
+    loader_fail(n->l, &err);
 }
 
 static bool all_seen(const struct request *r)
@@ -517,6 +532,7 @@ void fetch_imm(struct loader_node *n, uint32_t imm)
 
 void fetch_lost(struct loader_node *n)
 {
+    fetch_refused(n);
     n->granted = 0;
     for (int i = 0; i < NODE_REQUESTS; i++) {
         struct request *r = &n->requests[i];
@@ -542,6 +558,8 @@ void fetch_timeouts(struct hapi_loader *l)
         bool waiting = false;
         for (int k = 0; k < NODE_REQUESTS; k++)
             waiting |= n->requests[k].active && !n->requests[k].terminal;
+        if (n->refused_ns && n->refused_ns < hapi_clock_ns() - WORD_MS * HAPI_NS_PER_MS)
+            fetch_refused(n);
         if (waiting && n->state == NODE_UP && n->progress_ns < since)
             node_break(n, HAPI_ETIMEDOUT, "it answers no request (request_timeout_ms)");
     }

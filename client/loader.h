@@ -210,6 +210,8 @@ struct loader_node {
     uint64_t index_from, index_objects;  /* first object asked for; how many it said there are */
     uint64_t objects_left, samples_left; /* of what it said: not listed yet */
     struct hapi_err last;
+    int refused; /* status of a request that failed as a whole; 0: none has */
+    int64_t refused_ns;
     struct request requests[NODE_REQUESTS];
 };
 
@@ -314,7 +316,8 @@ void choice_close(struct hapi_loader *l);
 /* fetch.c */
 void fetch_pump(struct hapi_loader *l); /* ask for what can be asked for */
 void fetch_imm(struct loader_node *n, uint32_t imm);
-void fetch_lost(struct loader_node *n); /* the data connection is gone: issue its requests anew */
+void fetch_refused(struct loader_node *n); /* fails the job where the node has refused a request, and says why */
+void fetch_lost(struct loader_node *n);    /* the data connection is gone: issue its requests anew */
 void fetch_epoch(struct hapi_loader *l);
 void fetch_timeouts(struct hapi_loader *l);
 /* Samples [first, first+count) of a request are where they belong, with these states (NULL: all well). */

@@ -418,10 +418,10 @@ static void on_error(struct loader_node *n, const void *body, size_t size)
     hapi_err_set(&err, m.code < 0 ? m.code : HAPI_EPROTO, 0, "%.*s", (int)m.text.n, m.text.s);
     if (m.id == HAPI_MSG_DATA_OPEN && n->state == NODE_OPENING && !n->conn)
         data_failed(n, &err);
-    else if (m.id >=
-             FIRST_GENERATION) /* of a request: its terminal record says that it failed, this says why */
+    else if (m.id >= FIRST_GENERATION) { /* of a request: its last record says that it failed, this why */
         n->last = err;
-    else
+        fetch_refused(n);
+    } else
         node_break(n, err.code, err.text);
 }
 

@@ -16,8 +16,6 @@ static struct hapi_service *runnable(struct hapi_session *s)
             continue;
         if (!v->status && v->deadline_ns && hapi_clock_ns() > v->deadline_ns)
             v->status = HAPI_ETIMEDOUT;
-        if (!v->status && v->prefix && v->prefix->state == HAPI_PREFIX_FAILED)
-            v->status = v->prefix->err.code;
         if (v->status || !v->prefix || v->prefix->state == HAPI_PREFIX_READY)
             return v;
     }

@@ -79,13 +79,20 @@ static const char *dataset_resolve(struct hapi_service *v)
     return v->dataset ? NULL : "no such dataset";
 }
 
-/* What the prefix turned out to be must fit what the client offered; only known once it is compiled. */
+/* What the prefix turned out to be must fit what the client offered; only known once it is compiled. When it could
+ * not be, the client is told why. */
 static void service_fit(struct hapi_service *v)
 {
     struct hapi_prefix *p = v->prefix;
 
-    if (!p || p->state != HAPI_PREFIX_READY || v->status || v->formed)
+    if (!p || p->state == HAPI_PREFIX_BUILDING || v->status || v->formed)
         return;
+    if (p->state == HAPI_PREFIX_FAILED) {
+        v->status = p->err.code;
+        if (v->session->control)
+            hapi_control_error(v->session->control, v->req.trace_id, p->err.code, p->err.text);
+        return;
+    }
     if (p->n_tensors != v->req.n_windows)
         v->status = HAPI_EINVAL;
     for (uint32_t i = 0; !v->status && i < p->n_tensors; i++)
@@ -189,11 +196,8 @@ void hapi_session_prefixes_changed(void *arg)
     struct hapi_rt *rt = arg;
 
     for (struct hapi_session *s = rt->sessions; s; s = s->next)
-        for (struct hapi_service *v = s->queue; v; v = v->next) {
-            if (v->prefix && v->prefix->state == HAPI_PREFIX_FAILED && !v->formed && !v->status && s->control)
-                hapi_control_error(s->control, v->req.trace_id, v->prefix->err.code, v->prefix->err.text);
+        for (struct hapi_service *v = s->queue; v; v = v->next)
             service_fit(v);
-        }
     hapi_sched_pump(rt);
 }
 

@@ -14,6 +14,8 @@
 #include <rdma/fi_rma.h>
 
 #include "check.h"
+#include "clock.h"
+#include "control_int.h"
 #include "convert.h"
 #include "graph.h"
 #include "int8.h"
@@ -285,6 +287,44 @@ WRAP(int, hapi_hello_decode, struct hapi_hello *out, const void *body, size_t n,
     if (!rc && out->role.n == 4 && !memcmp(out->role.s, "node", 4))
         out->caps = (out->caps & ~hidden_caps) | claimed_caps;
     return rc;
+}
+
+static struct {
+    atomic_int ms;
+    struct hapi_timer timer; /* and below: the node's loop */
+    struct hapi_control *control;
+    uint64_t id;
+    int code;
+    char text[HAPI_ERR_TEXT];
+} word;
+
+void seams_late_word(int ms)
+{
+    word.ms = ms;
+}
+
+int __real_hapi_control_error(struct hapi_control *c, uint64_t id, int code, const char *text);
+
+static void word_goes(struct hapi_timer *t)
+{
+    (void)t;
+    __real_hapi_control_error(word.control, word.id, word.code, word.text);
+}
+
+int __wrap_hapi_control_error(struct hapi_control *c, uint64_t id, int code, const char *text);
+int __wrap_hapi_control_error(struct hapi_control *c, uint64_t id, int code, const char *text)
+{
+    int ms = atomic_exchange(&word.ms, 0);
+
+    if (!ms)
+        return __real_hapi_control_error(c, id, code, text);
+    word.timer.fire = word_goes;
+    word.control = c;
+    word.id = id;
+    word.code = code;
+    snprintf(word.text, sizeof word.text, "%s", text);
+    hapi_loop_timer_set(c->loop, &word.timer, hapi_clock_ns() + ms * HAPI_NS_PER_MS);
+    return 0;
 }
 
 /* ------------------------------------------------------------------ libfabric */

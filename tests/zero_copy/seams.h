@@ -44,5 +44,7 @@ bool seams_corrupted(void); /* it has happened */
 /* What a node's hello is shown to offer: less these bits, and these more. */
 void seams_hide_caps(uint32_t caps);
 void seams_claim_caps(uint32_t caps);
+/* A node's next word on an error goes out so much later than what it writes; one at a time. */
+void seams_late_word(int ms);
 
 #endif

@@ -153,8 +153,8 @@ static void the_node_cannot_f16__asked_for__unsupported_by_name(void)
     seams_hide_caps(0);
 }
 
-/* A client that asks all the same has the node's own word. */
-static void the_node_cannot_f16__asked_all_the_same__refuses(void)
+/* A client that asks all the same has the node's own word, which is on its way for so long. */
+static void refused_with_a_word(int late_ms)
 {
     struct hapi_loader_options o = pair_options(pair);
     struct hapi_batch_view v;
@@ -165,9 +165,11 @@ static void the_node_cannot_f16__asked_all_the_same__refuses(void)
     o.freeze = PAIR_POOL;
     o.dtype = "f16";
     o.on_bad = HAPI_FAIL_ON_BAD;
+    o.batch = PAIR_SAMPLES; /* one request */
     seams_claim_caps(HAPI_CAP_F16);
     REQUIRE(!hapi_loader_open(&l, &o, &e));
     CHECK(!strcmp(hapi_loader_dtype_here(l), "none"));
+    seams_late_word(late_ms);
     REQUIRE(!hapi_loader_epoch(l, 0, &e));
     rc = hapi_loader_next(l, &v, &e);
     CHECKF(rc == HAPI_EUNSUPPORTED && strstr(e.text, "does not compute in f16"), "%d %s", rc, e.text);
@@ -175,7 +177,16 @@ static void the_node_cannot_f16__asked_all_the_same__refuses(void)
     seams_claim_caps(0);
 }
 
-/* All is computed here, where no GPU is, either: f32 holds what f16 would. */
+static void the_node_cannot_f16__asked_all_the_same__refuses(void)
+{
+    refused_with_a_word(0);
+}
+
+static void the_node_refuses__its_word_comes_late__is_told(void)
+{
+    refused_with_a_word(300);
+}
+
 static void f16_of_raw_objects__is_f32_here(void)
 {
     struct hapi_loader_options o = pair_options(pair);
@@ -205,6 +216,7 @@ int main(void)
     CASE(the_node_cannot_int8__asked_for__unsupported_by_name);
     CASE(the_node_cannot_f16__asked_for__unsupported_by_name);
     CASE(the_node_cannot_f16__asked_all_the_same__refuses);
+    CASE(the_node_refuses__its_word_comes_late__is_told);
     CASE(f16_of_raw_objects__is_f32_here);
     pair_close(pair);
     return check_done();
