@@ -54,6 +54,7 @@ PHOTO = 110_000  # bytes
 PORT = 7500
 JOB_QUEUE_PAIRS = 2  # its training and its test data: a connection each
 MBIT = 100
+SLOW_MBIT = 20  # for what takes a second to do while a job runs
 options = argparse.Namespace()  # of the command line
 
 
@@ -101,8 +102,10 @@ class Faults(unittest.TestCase):
         return Job(cls.model, cls.node.address, os.path.join(cls.folder, name), policy, **kw)
 
     def setUp(self):
-        self.rnr = receiver_not_ready()
         self.jobs = []
+        if not self.node.running():
+            self.node_restart()
+        self.rnr = receiver_not_ready()
 
     def tearDown(self):
         for job in self.jobs:
@@ -112,8 +115,6 @@ class Faults(unittest.TestCase):
             self.node.kill()
             for device in missing:
                 wait_until(lambda d=device: device_added(d), NOTICE_S)
-        if not self.node.running():
-            self.node_restart()
 
     def node_restart(self):
         """One that has served somebody: it holds what it always will."""
@@ -191,8 +192,8 @@ class Faults(unittest.TestCase):
         self.assertGreater(time.monotonic() - started, least, "the cable was not shaped: the test shows nothing")
 
     @staticmethod
-    def thin():
-        return shaped("tbf", "rate", f"{MBIT}mbit", "burst", "64kb", "latency", "100ms")
+    def thin(mbit=MBIT):
+        return shaped("tbf", "rate", f"{mbit}mbit", "burst", "64kb", "latency", "100ms")
 
     def test_cable_cut_and_mended(self):
         """Nothing passes, the control channel's packets neither."""
@@ -264,8 +265,9 @@ class Faults(unittest.TestCase):
         """Twice: what the node holds for a device that is gone does not add up."""
         first, idle = self.idle, []
         self.addCleanup(setattr, type(self), "idle", first)  # whatever happens: the other tests compare with it
+        self.addCleanup(self.node.kill)  # the next test begins with one that knows no second device
         for policy in ("none", "freeze"):
-            with self.thin():
+            with self.thin(SLOW_MBIT):
                 self.device_goes(policy)
             for after in ("none", "freeze"):
                 self.complete(self.start("added", after), after)
@@ -274,7 +276,6 @@ class Faults(unittest.TestCase):
             self.quiet()
         type(self).idle = first
         self.assertEqual(*idle, "the node holds more after each removal")
-        self.node.stop()  # the next test begins with one that knows no second device
 
     def test_unused_device_removed_and_added(self):
         """One that the node has not chosen: it does not stand in its way."""

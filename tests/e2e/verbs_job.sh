@@ -136,7 +136,8 @@ node_end
 if [ -e "$PROGRAMS/tests/fake_cuda/libcudnn.so.9" ]; then
     for direct in auto off; do
         gpu=(--backend cudnn --gpu-memory 64M --gpudirect "$direct")
-        LD_LIBRARY_PATH=$PROGRAMS/tests/fake_cuda HAPI_CACHE=$WORK/cache node verbs "$HAPI_TEST_VERBS_HOST" "${gpu[@]}"
+        LD_LIBRARY_PATH=$PROGRAMS/tests/fake_cuda FAKE_CUDA_FILL_MIB=64 HAPI_CACHE=$WORK/cache \
+            node verbs "$HAPI_TEST_VERBS_HOST" "${gpu[@]}"
         checksum=()
         train "gpu-$direct" freeze --transport verbs
         checksum=(--checksum)

@@ -11,7 +11,7 @@
 
 enum { BLOCKS = 1024, STREAMS = 64, DEPTH = 8, LAUNCH_NS = 2000, SLOW_NS = 1000000, CALLBACK_NS = 200000 };
 
-static const size_t FILLED = 4 << 20; /* of a block, at most: it takes time */
+enum { FILLED_MIB = 4 };
 static const size_t TOTAL = 1UL << 30;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -284,6 +284,15 @@ CUresult cuMemGetInfo(size_t *unused, size_t *total)
     return r;
 }
 
+/* How much of a new block is not 0. */
+static size_t filled(size_t bytes)
+{
+    const char *mib = getenv("FAKE_CUDA_FILL_MIB");
+    size_t most = (mib ? strtoul(mib, NULL, 10) : FILLED_MIB) << 20;
+
+    return bytes < most ? bytes : most;
+}
+
 CUresult cuMemAlloc(CUdeviceptr *p, size_t bytes)
 {
     CUresult r = begin();
@@ -301,7 +310,7 @@ CUresult cuMemAlloc(CUdeviceptr *p, size_t bytes)
     if (i < BLOCKS) {
         blocks[i].p = aligned_alloc(512, (bytes + 511) / 512 * 512);
         blocks[i].bytes = bytes;
-        memset(blocks[i].p, FAKE_CUDA_FILL, bytes < FILLED ? bytes : FILLED); /* what is there is not 0 */
+        memset(blocks[i].p, FAKE_CUDA_FILL, filled(bytes));
         report.live++;
         report.bytes += bytes;
         report.peak = report.bytes > report.peak ? report.bytes : report.peak;

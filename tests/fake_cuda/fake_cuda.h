@@ -13,7 +13,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FAKE_CUDA_FILL = 0x3c }; /* each byte of new device memory (the first 4 MiB); as f32 0.0115 */
+/* Each byte of new device memory, as f32 0.0115: of the first 4 MiB of a block, or as the environment says,
+ * FAKE_CUDA_FILL_MIB=64. It takes time. */
+enum { FAKE_CUDA_FILL = 0x3c };
 
 struct fake_cuda_report {
     long calls;    /* so far, those that can fail */
