@@ -175,7 +175,7 @@ static int policy_json(cJSON *to, struct found *best, const struct hapi_profile 
     struct hapi_choice choice;
     double s = 0;
 
-    int rc = hapi_choose(&choice, seen, &choose, c, n, err);
+    int rc = hapi_choose_tried(&choice, seen, &choose, c, n, err);
     if (rc)
         return rc;
     struct hapi_split_plan plan = hapi_choice_plan(&choice);

@@ -164,7 +164,7 @@ static void print_table(const struct hapi_profile *p, const struct hapi_candidat
     }
 }
 
-/* The least change of one thing, up or down, with which another cut is chosen. */
+/* The least change of one thing, up or down, with which another cut is predicted to be the best. */
 static void print_move(struct hapi_profile *p, const struct options *o, const struct hapi_choice *now,
                        enum hapi_scale what, bool faster, struct hapi_candidate *c)
 {
@@ -185,14 +185,17 @@ static void print_move(struct hapi_profile *p, const struct options *o, const st
     }
 }
 
-static int explain(struct hapi_profile *p, const struct options *o, const struct hapi_choice *choice,
-                   struct hapi_candidate *c, size_t n)
+static int explain(struct hapi_profile *p, const struct options *o, struct hapi_candidate *c, size_t n)
 {
+    struct hapi_choice choice; /* by the predictions: simulating each would take seconds */
+
     print_table(p, c, n);
+    if (hapi_choose(&choice, p, &o->choose, c, &n, NULL))
+        return CMD_FAILURE;
     fputs("\nwhat would move the choice:\n", stdout);
     for (int i = 0; i < HAPI_SCALES_N; i++) {
-        print_move(p, o, choice, (enum hapi_scale)i, true, c);
-        print_move(p, o, choice, (enum hapi_scale)i, false, c);
+        print_move(p, o, &choice, (enum hapi_scale)i, true, c);
+        print_move(p, o, &choice, (enum hapi_scale)i, false, c);
     }
     return ferror(stdout) ? CMD_FAILURE : CMD_OK;
 }
@@ -218,7 +221,7 @@ static int show(struct hapi_profile *p, const struct options *o, struct hapi_can
 {
     struct hapi_choice choice;
     size_t n;
-    int rc = hapi_choose(&choice, p, &o->choose, c, &n, err);
+    int rc = hapi_choose_tried(&choice, p, &o->choose, c, &n, err);
 
     if (!rc && o->plot)
         rc = plan_plot(o->plot, p, &choice, c, n, err);
@@ -227,7 +230,7 @@ static int show(struct hapi_profile *p, const struct options *o, struct hapi_can
     if (o->json)
         return print_json(p, o, &choice, c, n);
     print_choice(p, o, &choice);
-    return o->explain ? explain(p, o, &choice, c, n) : ferror(stdout) ? CMD_FAILURE : CMD_OK;
+    return o->explain ? explain(p, o, c, n) : ferror(stdout) ? CMD_FAILURE : CMD_OK;
 }
 
 static int run(const struct options *o)

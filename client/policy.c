@@ -104,7 +104,7 @@ static int by_profile(struct hapi_loader *l, struct hapi_loader_part parts[HAPI_
     l->candidates = calloc(hapi_candidates_max(l->profile), sizeof *l->candidates);
     if (!l->candidates)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory to plan");
-    rc = hapi_choose(&l->chosen, l->profile, &l->choose, l->candidates, &all, err);
+    rc = hapi_choose_tried(&l->chosen, l->profile, &l->choose, l->candidates, &all, err);
     if (rc)
         return rc;
     l->int8_wire = l->choose.wires >> HAPI_WIRE_I8 & 1;

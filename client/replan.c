@@ -205,6 +205,22 @@ static bool wait(struct hapi_loader *l, const struct routes *now, struct seen *s
     return more;
 }
 
+/* What is better by enough than what takes now_s, and was not refused. Predicted first: it costs nothing. */
+static bool better_plan(struct hapi_loader *l, double now_s, const struct hapi_choice *refused,
+                        struct hapi_choice *best)
+{
+    typedef int choose(struct hapi_choice *, const struct hapi_profile *, const struct hapi_choose_options *,
+                       struct hapi_candidate *, size_t *, struct hapi_err *);
+    choose *const ways[] = {hapi_choose, hapi_choose_tried};
+    size_t n;
+
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
+        if (ways[i](best, l->profile, &l->choose, l->candidates, &n, NULL) ||
+            best->predicted.epoch_s >= (1 - GAIN) * now_s || same(best, refused))
+            return false;
+    return true;
+}
+
 static void *replan_thread(void *arg)
 {
     struct hapi_loader *l = arg;
@@ -217,15 +233,14 @@ static void *replan_thread(void *arg)
     profiled(now, &l->chosen);
     while (wait(l, now, &seen, &idle)) {
         struct hapi_choice best;
-        size_t all;
         free_retired(l);
         link_learn(l->profile, &seen);
         tiers_learn(l->profile, now, &seen);
-        if (!idle || hapi_choose(&best, l->profile, &l->choose, l->candidates, &all, NULL))
+        if (!idle)
             continue;
         const struct hapi_split_plan plan = hapi_choice_plan(&l->chosen);
         double now_s = hapi_predict(l->profile, &plan).epoch_s;
-        bool better = best.predicted.epoch_s < (1 - GAIN) * now_s && !same(&best, &refused);
+        bool better = better_plan(l, now_s, &refused, &best);
         struct routes *next = better && before ? compile(l, now, &best) : NULL;
         if (better && before && !next)
             refused = best;

@@ -360,6 +360,67 @@ static void prediction__of_a_node_with_a_device__has_no_conversion_there(void)
     hapi_profile_free(p);
 }
 
+/* ------------------------------------------------------------------ simulated before it is taken */
+
+static double simulated(const struct hapi_profile *p, const struct hapi_choice *c)
+{
+    struct hapi_split_plan plan = hapi_choice_plan(c);
+    struct hapi_sim_result *r;
+
+    REQUIRE(!hapi_sim_profile_run(&r, p, &plan, 3, &err));
+    double s = r->clients[0].end_s;
+    hapi_sim_result_free(r);
+    return s;
+}
+
+static struct hapi_choice tried(const struct hapi_profile *p)
+{
+    struct hapi_choose_options o = {.policy = HAPI_POLICY_PIPELINE};
+    struct hapi_choice c = {.n_parts = 0};
+
+    CHECKF(!hapi_choose_tried(&c, p, &o, candidates, &n_candidates, &err), "%s", err.text);
+    return c;
+}
+
+static void tried__no_devices__is_what_was_predicted(void)
+{
+    uint64_t state = 13;
+
+    for (int round = 0; round < 20; round++) {
+        struct hapi_profile *p = random_profile(&state, 6);
+        struct hapi_choice a = pipeline(p, false), b = tried(p);
+        CHECK(a.n_parts == b.n_parts && !memcmp(a.parts, b.parts, a.n_parts * sizeof *a.parts));
+        hapi_profile_free(p);
+    }
+}
+
+/* Where threads meet at devices: better than the prediction's choice at times, and never a bad one. */
+static void tried__devices__is_no_worse_than_what_was_predicted(void)
+{
+    enum { ROUNDS = CHECK_SANITIZED ? 4 : 24 };
+    uint64_t state = 17;
+    double most = 0;
+
+    for (int round = 0; round < ROUNDS; round++) {
+        struct hapi_profile *p = random_profile(&state, 12);
+        p->storage.cores = p->compute.cores = 16;
+        p->storage.devices = 1;
+        p->compute.devices = round % 2;
+        p->bandwidth_Bps *= 10;
+        struct hapi_choice formula = pipeline(p, false), c = tried(p), none;
+        none = choose(p, (struct hapi_choose_options){.policy = HAPI_POLICY_NONE});
+        double s = simulated(p, &c), was = simulated(p, &formula);
+        CHECKF(s <= 1.02 * was && s <= 1.02 * simulated(p, &none), "round %d: %g s, predicted %g, none %g",
+               round, s, was, simulated(p, &none));
+        struct hapi_split_plan plan = hapi_choice_plan(&c);
+        CHECK(c.predicted.epoch_s == hapi_predict(p, &plan).epoch_s);
+        most = fmax(most, was / s - 1);
+        hapi_profile_free(p);
+    }
+    printf("simulated first: up to %.1f %% better\n", 100 * most);
+    CHECK(CHECK_SANITIZED || most > 0.03);
+}
+
 static void pipeline__a_thousand_cuts__is_chosen_at_once(void)
 {
     uint64_t state = 5;
@@ -394,6 +455,8 @@ int main(void)
     CASE(prediction__random_plans__is_what_the_simulator_finds);
     CASE(prediction__two_micro_batches__is_what_the_simulator_finds);
     CASE(prediction__of_a_node_with_a_device__has_no_conversion_there);
+    CASE(tried__no_devices__is_what_was_predicted);
+    CASE(tried__devices__is_no_worse_than_what_was_predicted);
     CASE(pipeline__a_thousand_cuts__is_chosen_at_once);
     return check_done();
 }

@@ -1,0 +1,131 @@
+/* What a formula cannot tell is simulated: threads that meet at a device wait for each other in step, or do
+ * not. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "choose.h"
+#include "sim.h"
+
+enum { WHOLE_TRIED = 12, AROUND_TRIED = 3, SHARES = 9, TRAININGS = 8, IMAGES = 2048, SEED = 47 };
+
+static const double NEAR = 1.25;  /* what is predicted to take more times the best is not tried */
+static const double GAIN = 0.015; /* less is no reason to take another than the formula's */
+
+struct tried {
+    const struct hapi_profile *p; /* of as many images as are simulated */
+    struct hapi_choice best;
+    double seconds;
+};
+
+/* As many images as show what a plan is worth, with a part of the caches; a second epoch where one differs.
+ */
+static struct hapi_profile sample(const struct hapi_profile *p)
+{
+    struct hapi_profile s = *p;
+    uint64_t images = (uint64_t)p->train_batch * TRAININGS;
+
+    images = images > IMAGES ? images : IMAGES;
+    if (images < p->images) {
+        s.images = images;
+        s.storage_cache *= (double)images / (double)p->images;
+        s.compute_cache *= (double)images / (double)p->images;
+    }
+    s.epochs = p->epochs > 1 && p->storage_cache + p->compute_cache > 0 ? 2 : 1;
+    return s;
+}
+
+/* Seconds of all the job's epochs, as if each had the sample's images; infinite where it cannot be said. */
+static double simulated(const struct hapi_profile *p, uint64_t epochs, const struct hapi_choice *c)
+{
+    struct hapi_split_plan plan = hapi_choice_plan(c);
+    struct hapi_sim_result *r;
+
+    if (hapi_sim_profile_run(&r, p, &plan, SEED, NULL))
+        return INFINITY;
+    const struct hapi_sim_client_result *x = &r->clients[0];
+    double s = x->epochs[0].seconds + (double)(epochs - 1) * x->epochs[x->n_epochs - 1].seconds;
+    hapi_sim_result_free(r);
+    return s;
+}
+
+static void try_choice(struct tried *t, const struct hapi_profile *all, struct hapi_choice *c)
+{
+    double s = simulated(t->p, all->epochs, c);
+
+    if (s >= t->seconds * (1 - GAIN))
+        return;
+    struct hapi_split_plan plan = hapi_choice_plan(c);
+    c->predicted = hapi_predict(all, &plan);
+    t->best = *c;
+    t->seconds = s;
+}
+
+/* With other micro-batches, and mixed with images that are not pushed down. */
+static void try_around(struct tried *t, const struct hapi_profile *all, const struct hapi_choose_options *o,
+                       const struct hapi_candidate *c, const struct hapi_candidate *none)
+{
+    struct hapi_choice x;
+
+    for (uint32_t b = c->part.micro_batch / 2; !o->micro_batch && b && b <= 2 * c->part.micro_batch; b *= 4) {
+        hapi_choice_whole(&x, c);
+        x.parts[0].micro_batch = b;
+        if (hapi_part_fits(all, &x.parts[0]))
+            try_choice(t, all, &x);
+    }
+    for (int i = 1; i <= SHARES && !o->whole && none->fits && c->part.cut >= 0; i++) {
+        x = (struct hapi_choice){.parts = {c->part, none->part}, .n_parts = 2};
+        x.parts[0].share = (double)i / (SHARES + 1);
+        x.parts[1].share = 1 - x.parts[0].share;
+        try_choice(t, all, &x);
+    }
+}
+
+/* The n best of the candidates as predicted, in order; none of more than NEAR times the best's time. */
+static int nearest(const struct hapi_candidate *c, size_t n, const struct hapi_candidate *out[WHOLE_TRIED])
+{
+    int kept = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        int k = kept;
+        if (!c[i].fits)
+            continue;
+        for (; k && out[k - 1]->predicted.epoch_s > c[i].predicted.epoch_s; k--)
+            if (k < WHOLE_TRIED)
+                out[k] = out[k - 1];
+        if (k < WHOLE_TRIED)
+            out[k] = &c[i];
+        kept += kept < WHOLE_TRIED;
+    }
+    while (kept && out[kept - 1]->predicted.epoch_s > NEAR * out[0]->predicted.epoch_s)
+        kept--;
+    return kept;
+}
+
+int hapi_choose_tried(struct hapi_choice *out, const struct hapi_profile *p,
+                      const struct hapi_choose_options *o, struct hapi_candidate *candidates,
+                      size_t *n_candidates, struct hapi_err *err)
+{
+    const struct hapi_candidate *near[WHOLE_TRIED];
+    int rc = hapi_choose(out, p, o, candidates, n_candidates, err);
+
+    if (rc || o->policy != HAPI_POLICY_PIPELINE || !(p->storage.devices || p->compute.devices))
+        return rc;
+    struct hapi_profile s = sample(p);
+    struct tried t = {.p = &s, .best = *out, .seconds = simulated(&s, p->epochs, out)};
+    int n = nearest(candidates, *n_candidates, near);
+    for (int i = 0; i < n; i++) {
+        struct hapi_choice x;
+        hapi_choice_whole(&x, near[i]);
+        try_choice(&t, p, &x);
+    }
+    for (int i = 0; i < n && i < AROUND_TRIED; i++)
+        try_around(&t, p, o, near[i], &candidates[0]);
+    if (candidates[0].fits) { /* it never loses to no pushdown */
+        struct hapi_choice none;
+        hapi_choice_whole(&none, &candidates[0]);
+        try_choice(&t, p, &none);
+    }
+    *out = t.best;
+    return HAPI_OK;
+}
