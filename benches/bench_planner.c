@@ -24,12 +24,13 @@ static const char help[] =
     "  --wires LIST    dtypes that may travel (default f32): f32,f16,bf16,int8\n"
     "  --within X      simulates what is predicted to take at most X times the best (default 1.6)\n"
     "  --perturb X     policies see every number off by up to X of it (default 0)\n"
-    "  --seed N        of the jitter and of --perturb (default 1)\n";
+    "  --seed N        of the jitter and of --perturb (default 1)\n"
+    "  --seeds N       a plan's time is the mean of so many runs, of seeds from that on (default 3)\n";
 
 struct options {
     uint32_t wires;
     double within, perturb;
-    uint64_t seed;
+    uint64_t seed, seeds;
 };
 
 struct found {
@@ -67,26 +68,29 @@ static void perturb(struct hapi_profile *p, uint64_t seed, double most)
 
 /* ------------------------------------------------------------------ the simulator's opinion */
 
-static int simulate(const struct hapi_profile *p, const struct hapi_split_plan *plan, uint64_t seed,
+static int simulate(const struct hapi_profile *p, const struct hapi_split_plan *plan, const struct options *o,
                     double *out, struct hapi_err *err)
 {
     struct hapi_sim_result *r;
-    int rc = hapi_sim_profile_run(&r, p, plan, seed, err);
 
-    if (rc)
-        return rc;
-    *out = r->clients[0].end_s / p->epochs;
-    hapi_sim_result_free(r);
+    *out = 0;
+    for (uint64_t i = 0; i < o->seeds; i++) {
+        int rc = hapi_sim_profile_run(&r, p, plan, o->seed + i, err);
+        if (rc)
+            return rc;
+        *out += r->clients[0].end_s / p->epochs / (double)o->seeds;
+        hapi_sim_result_free(r);
+    }
     return HAPI_OK;
 }
 
 /* Simulates the plan; keeps it in *best if it is better. */
 static int try_plan(struct found *best, const struct hapi_profile *p, const struct hapi_split_part *parts,
-                    uint32_t n, uint64_t seed, struct hapi_err *err)
+                    uint32_t n, const struct options *o, struct hapi_err *err)
 {
     struct hapi_split_plan plan = {parts, n};
     double s;
-    int rc = simulate(p, &plan, seed, &s, err);
+    int rc = simulate(p, &plan, o, &s, err);
 
     if (rc || (best->n_parts && s >= best->epoch_s))
         return rc;
@@ -106,7 +110,7 @@ static int by_predicted(const void *a, const void *b)
 
 /* The best few again with other micro-batches, and mixed with raw images. */
 static int try_around(struct found *best, const struct hapi_profile *p, const struct hapi_candidate *c,
-                      const struct hapi_candidate *none, uint64_t seed, struct hapi_err *err)
+                      const struct hapi_candidate *none, const struct options *o, struct hapi_err *err)
 {
     int rc = HAPI_OK;
 
@@ -114,13 +118,13 @@ static int try_around(struct found *best, const struct hapi_profile *p, const st
         struct hapi_split_part part = c->part;
         part.micro_batch = b;
         if (hapi_part_fits(p, &part))
-            rc = try_plan(best, p, &part, 1, seed, err);
+            rc = try_plan(best, p, &part, 1, o, err);
     }
     for (int i = 1; i <= SHARES && !rc && none->fits && c->part.cut >= 0; i++) {
         struct hapi_split_part parts[2] = {c->part, none->part};
         parts[0].share = (double)i / (SHARES + 1);
         parts[1].share = 1 - parts[0].share;
-        rc = try_plan(best, p, parts, 2, seed, err);
+        rc = try_plan(best, p, parts, 2, o, err);
     }
     return rc;
 }
@@ -135,8 +139,7 @@ static int best_find(struct found *best, const struct hapi_profile *p, struct ha
     for (size_t i = 0; i < n && !rc && c[i].fits; i++) {
         if (c[i].predicted.epoch_s > o->within * c[0].predicted.epoch_s)
             break;
-        rc = i < FRONT ? try_around(best, p, &c[i], &none, o->seed, err)
-                       : try_plan(best, p, &c[i].part, 1, o->seed, err);
+        rc = i < FRONT ? try_around(best, p, &c[i], &none, o, err) : try_plan(best, p, &c[i].part, 1, o, err);
     }
     return rc;
 }
@@ -179,9 +182,9 @@ static int policy_json(cJSON *to, struct found *best, const struct hapi_profile 
     if (rc)
         return rc;
     struct hapi_split_plan plan = hapi_choice_plan(&choice);
-    rc = simulate(truth, &plan, o->seed, &s, err);
+    rc = simulate(truth, &plan, o, &s, err);
     if (!rc)
-        rc = try_plan(best, truth, choice.parts, choice.n_parts, o->seed, err);
+        rc = try_plan(best, truth, choice.parts, choice.n_parts, o, err);
     if (rc)
         return rc;
     cJSON *j = cJSON_AddObjectToObject(to, hapi_policy_name(policy));
@@ -274,6 +277,9 @@ static bool option_take(struct options *o, int c, const char *value)
     case 'p':
         o->perturb = strtod(value, &end);
         return end != value && !*end && o->perturb >= 0 && o->perturb < 1;
+    case 'n':
+        o->seeds = strtoull(value, &end, 10);
+        return end != value && !*end && o->seeds >= 1 && o->seeds <= 1000;
     default:
         o->seed = strtoull(value, &end, 10);
         return end != value && !*end;
@@ -282,11 +288,14 @@ static bool option_take(struct options *o, int c, const char *value)
 
 int bench_planner(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"wires", required_argument, NULL, 'w'},   {"within", required_argument, NULL, 'x'},
-        {"perturb", required_argument, NULL, 'p'}, {"seed", required_argument, NULL, 's'},
-        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
-    struct options o = {.wires = 1u << HAPI_WIRE_F32, .within = 1.6, .seed = 1};
+    static const struct option options[] = {{"wires", required_argument, NULL, 'w'},
+                                            {"within", required_argument, NULL, 'x'},
+                                            {"perturb", required_argument, NULL, 'p'},
+                                            {"seed", required_argument, NULL, 's'},
+                                            {"seeds", required_argument, NULL, 'n'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
+    struct options o = {.wires = 1u << HAPI_WIRE_F32, .within = 1.6, .seed = 1, .seeds = 3};
     struct hapi_err err = {0};
     int c;
 
