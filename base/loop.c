@@ -296,22 +296,23 @@ void hapi_loop_timer_set(struct hapi_loop *l, struct hapi_timer *t, int64_t dead
 }
 
 /*
- * One absolute timeout in the ring for the earliest deadline. It is moved only when a deadline gets earlier:
- * one that is cleared or put off (as heartbeats are, all the time) costs a wake-up too many once, and a turn
- * of the loop that has nothing to do with timers reads no clock and sets no timer of the kernel's.
+ * One timeout in the ring for the earliest deadline. It is moved only when a deadline gets earlier: one that
+ * is cleared or put off (as heartbeats are, all the time) costs a wake-up too many once, and a turn of the
+ * loop that has nothing to do with timers reads no clock and sets no timer of the kernel's. It is relative:
+ * the kernel takes an absolute one by the machine's clock, which is not the one of a time namespace.
  */
 static void alarm_set(struct hapi_loop *l)
 {
     if (!l->timers || l->timers->deadline_ns >= l->alarm_ns)
         return;
-    int64_t at = l->timers->deadline_ns < 0 ? 0 : l->timers->deadline_ns;
+    int64_t now = hapi_clock_ns(), in = l->timers->deadline_ns > now ? l->timers->deadline_ns - now : 1;
     struct io_uring_sqe *s = hapi_loop_sqe(l);
-    l->alarm = (struct __kernel_timespec){.tv_sec = at / HAPI_NS_PER_S, .tv_nsec = at % HAPI_NS_PER_S};
+    l->alarm = (struct __kernel_timespec){.tv_sec = in / HAPI_NS_PER_S, .tv_nsec = in % HAPI_NS_PER_S};
     if (l->alarm_ns == INT64_MAX) {
-        io_uring_prep_timeout(s, &l->alarm, 0, IORING_TIMEOUT_ABS);
+        io_uring_prep_timeout(s, &l->alarm, 0, 0);
         io_uring_sqe_set_data64(s, TAG_TIMER);
     } else { /* -ENOENT: it has just fired, and its completion sets it anew */
-        io_uring_prep_timeout_update(s, &l->alarm, TAG_TIMER, IORING_TIMEOUT_ABS);
+        io_uring_prep_timeout_update(s, &l->alarm, TAG_TIMER, 0);
         io_uring_sqe_set_data64(s, TAG_NONE);
     }
     l->alarm_ns = l->timers->deadline_ns;
