@@ -168,6 +168,7 @@ bool hapi_batch_start(struct hapi_rt *rt, struct hapi_service *v)
     b->status = v->status;
     b->posted = false;
     memset(b->ns, 0, sizeof b->ns);
+    b->wait_ns = 0;
     b->ns[HAPI_NS_QUEUE] = now - v->arrived_ns;
     v->refs++;
     v->unsent++;
@@ -283,7 +284,8 @@ static void record_fill(struct hapi_batch *b)
     r->status = b->status;
     r->label_encoding = HAPI_LABEL_CLASS_U32;
     r->n_windows = (uint16_t)v->req.n_windows;
-    r->reserved = 0;
+    r->wait_us =
+        b->wait_ns / HAPI_NS_PER_US < UINT32_MAX ? (uint32_t)(b->wait_ns / HAPI_NS_PER_US) : UINT32_MAX;
     r->generation = v->req.trace_id;
     r->flags = v->req.flags & HAPI_REQ_CHECKSUM ? HAPI_RECORD_CHECKSUM : 0;
     for (uint32_t i = 0; i < b->count; i++) {
@@ -312,6 +314,7 @@ static void samples_judge(struct hapi_batch *b)
     }
     for (int i = 0; i < 6; i++)
         c->stage_ns[i] += (uint64_t)b->ns[i];
+    c->wait_ns += (uint64_t)b->wait_ns;
 }
 
 /* Posts the payload of the batch from where it stopped. HAPI_EBUSY: the connection is full. */

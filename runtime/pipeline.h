@@ -37,6 +37,7 @@ struct hapi_batch {
     uint32_t reads_left;
     int status;
     int64_t since_ns, ns[6];
+    int64_t wait_ns; /* in COMPUTE, for a thread or a plan */
     uint32_t crc32c; /* of the payload, when the request asks for it */
     /* slices of the slab */
     uint8_t *read_area, *send_area;

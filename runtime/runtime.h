@@ -31,7 +31,7 @@
 /* Counters for STAT; loop's thread only. */
 struct hapi_counters {
     uint64_t sessions, requests, parts, samples, bad_samples, wire_bytes, read_bytes, rejected, device_errors;
-    uint64_t stage_ns[6]; /* of struct hapi_record */
+    uint64_t stage_ns[6], wait_ns; /* of struct hapi_record */
 };
 
 /* A request in service: the decoded message and how far it has come. */

@@ -81,6 +81,7 @@ char *hapi_stat_json(const struct hapi_rt *rt)
     part = cJSON_AddObjectToObject(o, "stage_s");
     for (int i = 0; i < 6; i++)
         cJSON_AddNumberToObject(part, stages[i], 1e-9 * (double)c->stage_ns[i]);
+    cJSON_AddNumberToObject(part, "wait", 1e-9 * (double)c->wait_ns);
     limits_json(cJSON_AddObjectToObject(o, "limits"), rt);
     if (hapi_backend_usage(rt->cfg.backend, &gpu)) {
         part = cJSON_AddObjectToObject(o, "gpu_memory");

@@ -99,6 +99,8 @@ bool hapi_worker_run(struct hapi_job *job, int worker)
     struct hapi_batch *b = (struct hapi_batch *)((char *)job - offsetof(struct hapi_batch, job));
     bool check = b->service->req.flags & HAPI_REQ_CHECKSUM;
 
+    if (!b->computed)
+        b->wait_ns = hapi_clock_ns() - b->since_ns;
     if (b->plan)
         return prefix_start(b, worker);
     b->crc32c = 0; /* window by window over the samples that are delivered, in order */

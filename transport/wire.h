@@ -227,7 +227,7 @@ struct hapi_record {
     int32_t status;        /* 0, or why the whole part failed */
     uint16_t label_encoding, n_windows;
     uint32_t crc32c;      /* of the payload, window by window, when CHECKSUM */
-    uint32_t reserved;    /* 0 */
+    uint32_t wait_us;     /* between reading and computing: no thread, or no plan, was free */
     uint64_t generation;  /* trace_id of the request: a stale record is recognised */
     uint64_t stage_ns[6]; /* queue, read, decode, compute, convert; then when its sending began: by the clock
                              of CLOCK */

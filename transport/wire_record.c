@@ -48,8 +48,6 @@ static int check_sizes(const struct hapi_record *r, size_t avail, const struct h
         return BAD(err, "samples %u+%u of %u", r->first, r->count, req->n_samples);
     if (r->count == 0 && r->status == 0 && !(r->flags & HAPI_RECORD_TERMINAL))
         return BAD(err, "part without samples");
-    if (r->reserved)
-        return BAD(err, "reserved bits are set");
     if (r->size != hapi_record_size(r->count) || r->size > avail)
         return BAD(err, "%u bytes for %u samples, %zu are there", r->size, r->count, avail);
     return 0;

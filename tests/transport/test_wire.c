@@ -422,7 +422,6 @@ static void record__good_and_each_lie__is_told_apart(void)
     LIE(r->status = 1);
     LIE(r->label_encoding = 0);
     LIE(r->n_windows = 1);
-    LIE(r->reserved = 16);
     LIE(r->generation ^= 1);
     LIE(r->samples[0].status = 5);
     LIE(r->samples[0].label = 10);
