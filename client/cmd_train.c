@@ -57,6 +57,7 @@ static const char help[] =
     "  --dump-features PREFIX PREFIX-train.npy, -train-labels.npy, -test.npy, -test-labels.npy and\n"
     "                         -test-predictions.npy, in the dataset's canonical order\n"
     "  --dump-order FILE      `EPOCH SAMPLE` a line, as delivered\n"
+    "  --trace FILE           what both tiers did when, for ui.perfetto.dev\n"
     "  --quiet                no progress\n"
     "  --help, --version\n\nexit codes: 0 ok, 1 failure, 2 usage\n";
 
@@ -96,6 +97,7 @@ static const struct row rows[] = {
     {"json", TEXT, AT(json), 0, 0},
     {"dump-features", TEXT, AT(dump_features), 0, 0},
     {"dump-order", TEXT, AT(dump_order), 0, 0},
+    {"trace", TEXT, AT(trace), 0, 0},
     {"batch", COUNT, AT(loader.batch), 0, 0},
     {"epochs", COUNT, AT(epochs), 0, 0},
     {"threads", COUNT, AT(loader.threads), 0, 0},

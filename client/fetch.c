@@ -281,8 +281,9 @@ static int request_issue(struct request *r, struct batch *b, uint32_t at, uint32
     r->terminal = r->lost = false;
     r->parts = r->jobs = r->waiting = 0;
     r->generation = ++l->generation;
+    r->began_ns = hapi_clock_ns();
     if (!r->node->in_flight)
-        r->node->progress_ns = hapi_clock_ns();
+        r->node->progress_ns = r->began_ns;
     memset(r->seen, 0, sizeof r->seen);
     request_fill(r);
     int bytes = hapi_request_encode(&r->req, r->message, HAPI_REQUEST_MAX);
@@ -524,6 +525,7 @@ void fetch_imm(struct loader_node *n, uint32_t imm)
         return;
     }
     suffix_flush(r);
+    observe_request(r);
     r->terminal = true;
     fetch_request_settle(r);
 }

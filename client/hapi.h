@@ -54,6 +54,18 @@ struct hapi_rdma_path {
         -1, -1, -1, 0                                                                                        \
     }
 
+/* What storage nodes, links, compute threads and the caller do, each when, by this machine's monotonic clock: a
+ * file of Chrome's trace events (ui.perfetto.dev opens it), written when it is closed. One for any number of
+ * loaders, and any thread. Of nodes: what was done for these loaders. */
+struct hapi_trace;
+
+/* Errors: HAPI_ESYS and the like (the file), HAPI_ENOMEM. */
+int hapi_trace_open(struct hapi_trace **out, const char *path, struct hapi_error *err);
+/* Adds what the caller did between two moments of CLOCK_MONOTONIC. `name` must live as long as the trace. */
+void hapi_trace_span(struct hapi_trace *t, const char *name, int64_t begin_ns, int64_t end_ns);
+/* After the loaders' hapi_loader_close(). Whatever it returns, t is gone. */
+int hapi_trace_close(struct hapi_trace *t, struct hapi_error *err);
+
 /* Zero or NULL means the default, given in []. Strings and the path are copied. */
 struct hapi_loader_options {
     const char *model;     /* ONNX file (required) */
@@ -84,6 +96,7 @@ struct hapi_loader_options {
     int sequential;                    /* 1: canonical order, no shuffle */
     int on_bad;                        /* HAPI_SKIP_BAD, HAPI_FAIL_ON_BAD */
     int checksum;                      /* 1: CRC-32C of each micro-batch, checked before use */
+    struct hapi_trace *trace;          /* what happens is written there; it outlives the loader [none] */
     uint32_t request_timeout_ms; /* no part of any request for so long: the node's requests are issued anew
                                     [30000] */
 };

@@ -1,5 +1,6 @@
 /* The public calls of libhapi, and the I/O thread that they talk to. */
 #include "loader.h"
+#include "public_error.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -21,15 +22,6 @@ void loader_fail(struct hapi_loader *l, const struct hapi_err *err)
     }
     pthread_cond_broadcast(&l->changed);
     pthread_mutex_unlock(&l->lock);
-}
-
-static int public_error(struct hapi_error *out, const struct hapi_err *err)
-{
-    if (out) {
-        out->code = err->code;
-        memcpy(out->text, err->text, sizeof out->text);
-    }
-    return err->code;
 }
 
 void loader_node_offered(struct hapi_loader *l)

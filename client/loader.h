@@ -125,6 +125,8 @@ struct chunk { /* a suffix job */
     uint32_t crc32c;       /* what the part's payload must have, where the job checks it */
     int status;
     int64_t ns[HAPI_STAGE_TIMES];
+    int worker; /* which compute thread, from when to when */
+    int64_t began_ns, ended_ns;
 };
 
 struct request {
@@ -139,6 +141,7 @@ struct request {
     uint32_t parts, jobs;       /* arrived; suffix jobs under way */
     uint32_t waits_at, waiting; /* samples that are here, but not yet as many as a suffix job takes */
     uint64_t generation;
+    int64_t began_ns;
     uint8_t *message;        /* local slab: the encoded request */
     uint8_t *slot, *records; /* exposed slab */
     bool seen[REQUEST_SAMPLES];
@@ -166,6 +169,7 @@ enum node_state {
 
 /* A node's link, as it shows while parts come. */
 struct link_seen {
+    uint32_t traced; /* the node's number there */
     int64_t offset_ns, rtt_ns,
         clock_ns;         /* node's clock minus ours, as of that round trip, then; rtt_ns 0: not known */
     int64_t asked_ns;     /* when its clock was asked for */
@@ -280,6 +284,7 @@ struct hapi_loader {
     struct routes *handed, *retired; /* by replan.c, to be used; to it, to be freed */
     double caller_s;                 /* between a batch and the next one asked for */
     uint64_t caller_images, delivered;
+    int64_t asked_ns; /* for the next batch */
     int64_t given_ns; /* the last batch; 0: none, or it was followed by a pause */
     uint32_t given;
     struct hapi_loader_replan replans[REPLANS_MAX];
@@ -355,11 +360,13 @@ size_t routes_slot_bytes(const struct hapi_loader *l);
 void routes_advance(struct hapi_loader *l);
 void routes_over(struct routes *r, struct hapi_loader *l); /* one of its requests is */
 
-/* observe.c: nothing, unless the loader plans anew. I/O thread */
+/* observe.c: nothing, unless the loader plans anew or is traced. I/O thread */
+void observe_up(struct loader_node *n); /* it has a data connection */
 void observe_tick(struct hapi_loader *l);
 void observe_clock(struct loader_node *n, const void *body, size_t size);
 void observe_part(struct request *r); /* its record is in r->record, checked */
 void observe_chunk(const struct chunk *c);
+void observe_request(const struct request *r); /* its last part has come */
 /* Lock held; caller's thread: a batch is asked for, one of n samples given. */
 void observe_asked(struct hapi_loader *l);
 void observe_given(struct hapi_loader *l, uint32_t n);

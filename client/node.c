@@ -95,6 +95,7 @@ static void data_open(struct hapi_conn *c)
     }
     n->state = NODE_UP;
     choice_tell(n);
+    observe_up(n);
     loader_node_up(l);
     fetch_pump(l);
 }

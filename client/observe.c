@@ -10,6 +10,7 @@
 
 #include "clock.h"
 #include "loader.h"
+#include "trace.h"
 
 enum {
     CLOCK_MS = 1000,      /* between two looks at a node's clock */
@@ -19,7 +20,21 @@ enum {
 };
 static const double DRIFT = 1e-4; /* of two clocks, per second: more than there is */
 
+static bool watched(const struct hapi_loader *l)
+{
+    return l->online || l->o.trace;
+}
+
 /* ------------------------------------------------------------------ clocks */
+
+void observe_up(struct loader_node *n)
+{
+    if (!watched(n->l))
+        return;
+    n->link.traced = trace_node(n->l->o.trace, n->name);
+    n->link.asked_ns = hapi_clock_ns();
+    node_clock(n);
+}
 
 void observe_clock(struct loader_node *n, const void *body, size_t size)
 {
@@ -27,7 +42,7 @@ void observe_clock(struct loader_node *n, const void *body, size_t size)
     struct hapi_msg_clock m;
     int64_t now = hapi_clock_ns();
 
-    if (!n->l->online || hapi_msg_clock_decode(&m, body, size, NULL) || (int64_t)m.t0_ns > now ||
+    if (!watched(n->l) || hapi_msg_clock_decode(&m, body, size, NULL) || (int64_t)m.t0_ns > now ||
         (int64_t)m.t0_ns < s->clock_ns || m.t1_ns > INT64_MAX)
         return;
     /* What comes back sooner says more; an old answer says less, the longer ago it was. */
@@ -38,6 +53,7 @@ void observe_clock(struct loader_node *n, const void *body, size_t size)
     s->rtt_ns = rtt;
     s->clock_ns = now;
     s->offset_ns = (int64_t)m.t1_ns - (now - rtt / 2);
+    trace_clock(n->l->o.trace, s->traced, s->offset_ns, rtt);
 }
 
 /* ------------------------------------------------------------------ parts */
@@ -66,10 +82,13 @@ void observe_part(struct request *r)
     struct route_seen *s = &r->route->seen;
     double bytes = record->size, ns = 0;
 
-    if (!l->online || record->status || !record->count)
+    if (!watched(l) || record->status || !record->count)
         return;
     for (uint32_t i = 0; i < record->count; i++)
         bytes += record->samples[i].bytes;
+    trace_part(l->o.trace, r->node->link.traced, record, (uint64_t)bytes);
+    if (!l->online)
+        return;
     ns = (double)record->stage_ns[2] + (double)record->stage_ns[3]; /* decode, compute */
     pthread_mutex_lock(&l->lock);
     link_part(&r->node->link, record, bytes, hapi_clock_ns());
@@ -86,6 +105,7 @@ void observe_chunk(const struct chunk *c)
     struct hapi_loader *l = c->request->node->l;
     struct route_seen *s = &c->request->route->seen;
 
+    trace_job(l->o.trace, c->worker, c->request->generation, c->count, c->began_ns, c->ended_ns);
     if (!l->online || !c->request->route->plans)
         return;
     pthread_mutex_lock(&l->lock);
@@ -95,11 +115,17 @@ void observe_chunk(const struct chunk *c)
     pthread_mutex_unlock(&l->lock);
 }
 
+void observe_request(const struct request *r)
+{
+    trace_request(r->node->l->o.trace, r->node->link.traced, r->generation, r->n, r->began_ns);
+}
+
 /* ------------------------------------------------------------------ the caller */
 
 void observe_asked(struct hapi_loader *l)
 {
-    int64_t ns = hapi_clock_ns() - l->given_ns;
+    l->asked_ns = hapi_clock_ns();
+    int64_t ns = l->asked_ns - l->given_ns;
 
     if (l->given_ns && ns < PAUSE_MS * HAPI_NS_PER_MS) {
         l->caller_s += 1e-9 * (double)ns;
@@ -113,6 +139,7 @@ void observe_given(struct hapi_loader *l, uint32_t n)
     l->delivered += n;
     l->given = n;
     l->given_ns = hapi_clock_ns();
+    trace_wait(l->o.trace, l->asked_ns, l->given_ns);
 }
 
 /* ------------------------------------------------------------------ from time to time */
@@ -122,7 +149,7 @@ void observe_tick(struct hapi_loader *l)
     int64_t now = hapi_clock_ns();
     bool asked = false;
 
-    if (!l->online)
+    if (!watched(l))
         return;
     for (uint32_t i = 0; i < l->n_nodes; i++) {
         struct loader_node *n = &l->nodes[i];
@@ -133,7 +160,7 @@ void observe_tick(struct hapi_loader *l)
             s->asked_ns = now;
             node_clock(n);
         }
-        asked |= n->in_flight && now - s->evidence_ns > PROBE_MS * HAPI_NS_PER_MS;
+        asked |= l->online && n->in_flight && now - s->evidence_ns > PROBE_MS * HAPI_NS_PER_MS;
     }
     l->probe |= asked;
 }

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
 #include "convert.h"
 #include "loader.h"
 
@@ -73,6 +74,8 @@ static bool chunk_run(struct hapi_job *job, int worker)
     struct hapi_image *images = r->images + c->first;
     const struct route *w = r->route;
 
+    c->worker = worker;
+    c->began_ns = hapi_clock_ns();
     if (!w->cut)
         c->status = hapi_stage_images(l->stages[worker], w->plans[worker], &l->transform, images, c->count,
                                       &out, c->ns, NULL);
@@ -81,6 +84,7 @@ static bool chunk_run(struct hapi_job *job, int worker)
                                     w->wire, images, c->count, &out, c->ns, NULL);
     else
         c->status = part_convert(c, to);
+    c->ended_ns = hapi_clock_ns();
     return true;
 }
 

@@ -108,7 +108,9 @@ static int step(struct job *j, const float *const *rows, const uint32_t *labels,
 
     if (!n)
         return 0;
+    int64_t began = hapi_clock_ns();
     int rc = head_train(j->head, rows, labels, n, &loss, err);
+    hapi_trace_span(j->o->loader.trace, "train", began, hapi_clock_ns());
     r->loss += rc ? 0 : loss * n;
     r->images += n;
     return rc;
@@ -549,7 +551,7 @@ static void transports_print(const struct job *j)
         printf("node %s  transport %s: %s\n", t.node, t.transport, t.why);
 }
 
-int train_run(const struct train_options *o, struct hapi_err *err)
+static int job_run(const struct train_options *o, struct hapi_err *err)
 {
     struct job j = {.o = o};
 
@@ -575,4 +577,15 @@ int train_run(const struct train_options *o, struct hapi_err *err)
         fputc('\n', stderr);
     job_close(&j);
     return rc;
+}
+
+int train_run(const struct train_options *o, struct hapi_err *err)
+{
+    struct train_options traced = *o;
+    struct hapi_error e = {0};
+
+    if (o->trace && hapi_trace_open(&traced.loader.trace, o->trace, &e))
+        return loader_error(err, &e);
+    int rc = job_run(&traced, err);
+    return hapi_trace_close(traced.loader.trace, &e) && !rc ? loader_error(err, &e) : rc;
 }

@@ -8,7 +8,7 @@
 struct train_options {
     struct hapi_loader_options loader; /* of the training set; the test set's differs in name and order */
     struct hapi_rdma_path path;        /* loader.path points here */
-    const char *test_dataset, *json, *dump_features, *dump_order;
+    const char *test_dataset, *json, *dump_features, *dump_order, *trace;
     uint32_t epochs;
     int adam, quiet;
     double lr, momentum, weight_decay;
