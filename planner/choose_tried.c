@@ -20,6 +20,7 @@ enum {
 
 static const double NEAR = 1.25;  /* what is predicted to take more times the best is not tried */
 static const double GAIN = 0.015; /* less is no reason to take another than the formula's */
+static const double TIE = 0.01;   /* as in choose.c: then the nodes need not work */
 
 struct tried {
     const struct hapi_profile *p; /* of as many images as are simulated */
@@ -63,7 +64,7 @@ static double simulated(const struct hapi_profile *p, uint64_t epochs, const str
     return sum / SEEDS;
 }
 
-static void try_choice(struct tried *t, struct hapi_choice *c)
+static void try_choice(struct tried *t, const struct hapi_choice *c, double gain)
 {
     double s;
 
@@ -71,7 +72,7 @@ static void try_choice(struct tried *t, struct hapi_choice *c)
         if (!hapi_part_fits(t->p, &c->parts[i]))
             return;
     s = simulated(t->p, t->epochs, c);
-    if (s >= t->seconds * (1 - GAIN))
+    if (s >= t->seconds * (1 - gain))
         return;
     t->best = *c;
     t->seconds = s;
@@ -86,13 +87,13 @@ static void try_around(struct tried *t, const struct hapi_choose_options *o, con
     for (uint32_t b = c->part.micro_batch / 2; !o->micro_batch && b && b <= 2 * c->part.micro_batch; b *= 4) {
         hapi_choice_whole(&x, c);
         x.parts[0].micro_batch = b;
-        try_choice(t, &x);
+        try_choice(t, &x, GAIN);
     }
     for (int i = 1; i <= SHARES && !o->whole && none->fits && c->part.cut >= 0; i++) {
         x = (struct hapi_choice){.parts = {c->part, none->part}, .n_parts = 2};
         x.parts[0].share = (double)i / (SHARES + 1);
         x.parts[1].share = 1 - x.parts[0].share;
-        try_choice(t, &x);
+        try_choice(t, &x, GAIN);
     }
 }
 
@@ -114,7 +115,7 @@ static void try_beside(struct tried *t)
                 x.parts[1].share = 1 - x.parts[0].share;
                 if (t->p->cuts[k].wire_bytes[first.wire] > 0 && (x.n_parts == 1 || x.parts[1].share > 0.01) &&
                     x.parts[0].share > 0.01 && (k != i || more))
-                    try_choice(t, &x);
+                    try_choice(t, &x, GAIN);
             }
     }
 }
@@ -155,7 +156,7 @@ int hapi_choose_tried(struct hapi_choice *out, const struct hapi_profile *p,
     for (int i = 0; i < n; i++) {
         struct hapi_choice x;
         hapi_choice_whole(&x, near[i]);
-        try_choice(&t, &x);
+        try_choice(&t, &x, GAIN);
     }
     for (int i = 0; i < n && i < AROUND_TRIED; i++)
         try_around(&t, o, near[i], &candidates[0]);
@@ -164,10 +165,10 @@ int hapi_choose_tried(struct hapi_choice *out, const struct hapi_profile *p,
         before = t.seconds;
         try_beside(&t);
     }
-    if (candidates[0].fits) { /* it never loses to no pushdown */
+    if (candidates[0].fits) { /* what is no slower without pushdown is not pushed down */
         struct hapi_choice none;
         hapi_choice_whole(&none, &candidates[0]);
-        try_choice(&t, &none);
+        try_choice(&t, &none, -TIE);
     }
     *out = t.best;
     struct hapi_split_plan plan = hapi_choice_plan(out);
