@@ -17,6 +17,7 @@ int cmd_plan_memory(int argc, char **argv);
 int cmd_profile(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_sim(int argc, char **argv);
+int cmd_stat(int argc, char **argv);
 int cmd_train(int argc, char **argv);
 
 /* "hapi cuts: ..." on stderr; returns CMD_FAILURE. */

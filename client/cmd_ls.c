@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ask.h"
 #include "cmd.h"
-#include "control.h"
 
 static const char help[] = "usage: hapi ls NODE... [--key FILE] [--json]\n\n"
                            "Lists what storage nodes (HOST:PORT) serve.\n\n"
@@ -15,22 +15,9 @@ static const char help[] = "usage: hapi ls NODE... [--key FILE] [--json]\n\n"
                            "  --help, --version\n\nexit codes: 0 ok, 1 failure, 2 usage\n";
 
 struct listing {
-    const char *node;
+    struct ask ask; /* first: its take() is given it */
     cJSON *datasets;
-    bool done, answered;
-    struct hapi_err err;
 };
-
-static void on_open(struct hapi_control *c, const struct hapi_hello *peer)
-{
-    struct hapi_msg_text m = {.id = HAPI_MSG_LS};
-    uint8_t buf[64];
-    int n = hapi_msg_text_encode(&m, buf, sizeof buf);
-
-    (void)peer;
-    if (n > 0)
-        hapi_control_send(c, HAPI_MSG_LS, buf, (size_t)n);
-}
 
 static void dataset_add(struct listing *l, const struct hapi_msg_dataset *d)
 {
@@ -52,68 +39,36 @@ static void dataset_add(struct listing *l, const struct hapi_msg_dataset *d)
     cJSON_AddItemToArray(l->datasets, o);
 }
 
-static void on_message(struct hapi_control *c, enum hapi_message type, const void *body, size_t n)
+static int list_take(struct ask *a, const void *body, size_t n, struct hapi_err *err)
 {
-    struct listing *l = hapi_control_user(c);
+    struct listing *l = (struct listing *)a;
     struct hapi_list_cursor cursor;
     struct hapi_msg_dataset d;
-    struct hapi_msg_error e;
-    int rc;
+    int rc = hapi_list_open(&cursor, body, n, err);
 
-    if (type == HAPI_MSG_ERROR && !hapi_msg_error_decode(&e, body, n, &l->err)) {
-        hapi_err_set(&l->err, e.code, 0, "%.*s", (int)e.text.n, e.text.s);
-        hapi_control_finish(c);
-    }
-    if (type != HAPI_MSG_LS_REPLY)
-        return;
-    rc = hapi_list_open(&cursor, body, n, &l->err);
-    while (!rc && (rc = hapi_list_next_dataset(&cursor, &d, &l->err)) == 1) {
+    while (!rc && (rc = hapi_list_next_dataset(&cursor, &d, err)) == 1) {
         dataset_add(l, &d);
         rc = 0;
     }
-    l->answered = !rc;
-    hapi_control_finish(c);
+    return rc;
 }
 
-static void on_close(struct hapi_control *c, const struct hapi_err *why)
+static int list_node(struct hapi_loop *loop, const struct hapi_keys *keys, struct listing *l,
+                     struct hapi_err *err)
 {
-    struct listing *l = hapi_control_user(c);
-    if (!l->answered && !l->err.code)
-        l->err = *why;
-    l->done = true;
-}
+    int rc = ask_connect(&l->ask, loop, keys, err);
 
-static int list_node(struct hapi_loop *loop, const struct hapi_keys *keys, struct listing *l)
-{
-    static const struct hapi_control_handler handler = {
-        .on_open = on_open, .on_message = on_message, .on_close = on_close};
-    struct hapi_control_options opt = {
-        .hello = {.major_min = HAPI_PROTO_MAJOR,
-                  .major_max = HAPI_PROTO_MAJOR,
-                  .minor = HAPI_PROTO_MINOR,
-                  .role = {"client", 6},
-                  .version = {HAPI_VERSION, sizeof HAPI_VERSION - 1}},
-        .keys = keys,
-    };
-    char host[HAPI_NAME_MAX + 1];
-    struct hapi_control *c;
-    uint16_t port;
-
-    int rc = hapi_address_parse(l->node, host, &port, &l->err);
     if (!rc)
-        rc = hapi_control_connect(&c, loop, host, port, &opt, &handler, l, &l->err);
-    while (!rc && !l->done)
-        rc = hapi_loop_run_once(loop, -1, &l->err);
-    if (!l->answered && !l->err.code)
-        hapi_err_set(&l->err, HAPI_ECLOSED, 0, "no answer");
-    return l->answered ? 0 : hapi_err_context(&l->err, "node %s", l->node);
+        rc = ask_wait(&l->ask, -1, err);
+    ask_close(&l->ask);
+    return rc;
 }
 
 static void print(const struct listing *l)
 {
     const cJSON *d, *c;
 
-    printf("%s\n", l->node);
+    printf("%s\n", l->ask.node);
     cJSON_ArrayForEach(d, l->datasets)
     {
         const cJSON *classes = cJSON_GetObjectItem(d, "classes");
@@ -146,21 +101,26 @@ static int list_all(int n, char **nodes, const struct hapi_keys *keys, int json)
         return cmd_fail("ls", &err);
     }
     for (int i = 0; i < n; i++) {
-        struct listing l = {.node = nodes[i], .datasets = cJSON_CreateArray()};
-        if (list_node(loop, keys, &l)) {
-            cmd_fail("ls", &l.err);
+        struct listing l = {.ask = {.node = nodes[i],
+                                    .question = HAPI_MSG_LS,
+                                    .answer = HAPI_MSG_LS_REPLY,
+                                    .take = list_take},
+                            .datasets = cJSON_CreateArray()};
+        int rc = list_node(loop, keys, &l, &err);
+        if (rc) {
+            cmd_fail("ls", &err);
             failed = 1;
         } else if (!json) {
             print(&l);
         }
         cJSON *o = cJSON_CreateObject();
         cJSON_AddStringToObject(o, "node", nodes[i]);
-        if (l.answered)
-            cJSON_AddItemToObject(o, "datasets", l.datasets);
-        else
+        if (rc) {
             cJSON_Delete(l.datasets);
-        if (!l.answered)
-            cJSON_AddStringToObject(o, "error", l.err.text);
+            cJSON_AddStringToObject(o, "error", err.text);
+        } else {
+            cJSON_AddItemToObject(o, "datasets", l.datasets);
+        }
         cJSON_AddItemToArray(list, o);
     }
     hapi_loop_close(loop);

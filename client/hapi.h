@@ -54,9 +54,9 @@ struct hapi_rdma_path {
         -1, -1, -1, 0                                                                                        \
     }
 
-/* What storage nodes, links, compute threads and the caller do, each when, by this machine's monotonic clock: a
- * file of Chrome's trace events (ui.perfetto.dev opens it), written when it is closed. One for any number of
- * loaders, and any thread. Of nodes: what was done for these loaders. */
+/* What storage nodes, links, compute threads and the caller do, each when, by this machine's monotonic clock:
+ * a file of Chrome's trace events (ui.perfetto.dev opens it), written when it is closed. One for any number
+ * of loaders, and any thread. Of nodes: what was done for these loaders. */
 struct hapi_trace;
 
 /* Errors: HAPI_ESYS and the like (the file), HAPI_ENOMEM. */

@@ -321,8 +321,9 @@ void choice_close(struct hapi_loader *l);
 /* fetch.c */
 void fetch_pump(struct hapi_loader *l); /* ask for what can be asked for */
 void fetch_imm(struct loader_node *n, uint32_t imm);
-void fetch_refused(struct loader_node *n); /* fails the job where the node has refused a request, and says why */
-void fetch_lost(struct loader_node *n);    /* the data connection is gone: issue its requests anew */
+void fetch_refused(
+    struct loader_node *n);             /* fails the job where the node has refused a request, and says why */
+void fetch_lost(struct loader_node *n); /* the data connection is gone: issue its requests anew */
 void fetch_epoch(struct hapi_loader *l);
 void fetch_timeouts(struct hapi_loader *l);
 /* Samples [first, first+count) of a request are where they belong, with these states (NULL: all well). */

@@ -17,6 +17,7 @@ static const struct {
     {"profile", "measure what planning a split needs to know", cmd_profile},
     {"run", "run a model on given inputs", cmd_run},
     {"sim", "what plans take, simulated: many clients, many nodes", cmd_sim},
+    {"stat", "what storage nodes are doing, once a second", cmd_stat},
     {"train", "train a classifier on features computed beside the data", cmd_train},
 };
 

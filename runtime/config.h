@@ -17,6 +17,8 @@
 #define HAPI_CONFIG(X)                                                                                       \
     X(data, STRING, "", "DIR", "folder of datasets: class folders with JPEGs, or *.tar shards (required)")   \
     X(listen, STRING, "127.0.0.1:7471", "HOST:PORT", "control address; port 0 takes a free one")             \
+    X(metrics, STRING, "", "HOST:PORT",                                                                      \
+      "GET /metrics for Prometheus, and /healthz: no key is asked for there")                                \
     X(transport, STRING, "auto", "auto|ofi|verbs", "how activations may travel; auto: both that work here")  \
     X(backend, STRING, "auto", "auto|cudnn|onednn|ref",                                                      \
       "what runs the prefix; auto: a GPU that answers, else oneDNN")                                         \

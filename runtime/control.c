@@ -328,6 +328,8 @@ static void control_open(struct hapi_control *c, const struct hapi_hello *peer)
     s->next = rt->sessions;
     rt->sessions = s;
     rt->counters.sessions++;
+    s->tenant = hapi_tenant_of(rt, hapi_control_identity(c));
+    s->tenant->sessions++;
     hapi_control_user_set(c, s);
     snprintf(s->peer, sizeof s->peer, "%s", hapi_control_peer(c));
     hapi_log(HAPI_LOG_INFO, "session open", "peer=%s identity=%s version=%.*s", hapi_control_peer(c),

@@ -299,22 +299,41 @@ static void record_fill(struct hapi_batch *b)
     }
 }
 
+static void stages_count(const struct hapi_batch *b)
+{
+    const int64_t ns[] = {
+        [HAPI_METRIC_QUEUE] = b->ns[HAPI_NS_QUEUE],
+        [HAPI_METRIC_READ] = b->ns[HAPI_NS_READ],
+        [HAPI_METRIC_WAIT] = b->wait_ns,
+        [HAPI_METRIC_DECODE] = b->ns[HAPI_NS_DECODE],
+        [HAPI_METRIC_COMPUTE] = b->ns[HAPI_NS_COMPUTE],
+        [HAPI_METRIC_CONVERT] = b->ns[HAPI_NS_CONVERT],
+    };
+
+    for (int i = 0; i < HAPI_METRIC_SEND; i++)
+        if (i == HAPI_METRIC_QUEUE || ns[i]) /* raw objects skip some */
+            hapi_histogram_add(&b->rt->counters.stage[i], ns[i]);
+    for (int i = HAPI_METRIC_DECODE; i <= HAPI_METRIC_CONVERT; i++)
+        b->service->session->tenant->thread_ns += (uint64_t)ns[i];
+}
+
 /* A bad sample ends a fail-fast request; counted in every case. */
 static void samples_judge(struct hapi_batch *b)
 {
     struct hapi_service *v = b->service;
     struct hapi_counters *c = &b->rt->counters;
+    struct hapi_tenant *t = v->session->tenant;
 
     for (uint32_t i = 0; i < b->count; i++) {
         int status = b->images[i].status;
         c->samples += !status;
         c->bad_samples += status != 0;
+        t->samples += !status;
+        t->bad_samples += status != 0;
         if (status && !b->status && v->req.flags & HAPI_REQ_FAIL_FAST)
             b->status = status;
     }
-    for (int i = 0; i < 6; i++)
-        c->stage_ns[i] += (uint64_t)b->ns[i];
-    c->wait_ns += (uint64_t)b->wait_ns;
+    stages_count(b);
 }
 
 /* Posts the payload of the batch from where it stopped. HAPI_EBUSY: the connection is full. */
@@ -341,6 +360,7 @@ static int payload_post(struct hapi_batch *b)
             if (rc)
                 return rc;
             b->rt->counters.wire_bytes += nothing ? 0 : bytes;
+            v->session->tenant->wire_bytes += nothing ? 0 : bytes;
             b->sent_samples += n;
         }
     }
@@ -353,7 +373,7 @@ static void send_done(struct hapi_conn *c, struct hapi_conn_op *op, int status)
     struct hapi_rt *rt = b->rt;
 
     (void)status; /* a failed one is followed by the connection's on_close */
-    rt->counters.stage_ns[HAPI_NS_SEND] += (uint64_t)(hapi_clock_ns() - b->since_ns);
+    hapi_histogram_add(&rt->counters.stage[HAPI_METRIC_SEND], hapi_clock_ns() - b->since_ns);
     b->service->session->sent_ns = hapi_clock_ns();
     advance(b, HAPI_BATCH_FREE);
     hapi_batches_continue(rt, c);
@@ -383,6 +403,7 @@ static int record_post(struct hapi_batch *b)
     if (rc)
         return rc;
     b->rt->counters.wire_bytes += b->record->size;
+    v->session->tenant->wire_bytes += b->record->size;
     b->rt->counters.parts++;
     b->posted = true;
     v->parts++;

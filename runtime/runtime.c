@@ -241,6 +241,8 @@ int hapi_rt_open(struct hapi_rt **out, const struct hapi_config *cfg, struct hap
     }
     if (!rc)
         rc = compute_open(rt, err);
+    if (!rc)
+        rc = hapi_metrics_open(&rt->metrics, rt, rt->cfg.metrics, err);
     if (rc) {
         hapi_rt_close(rt);
         return rc;
@@ -311,6 +313,7 @@ void hapi_rt_close(struct hapi_rt *rt)
 {
     if (!rt)
         return;
+    hapi_metrics_close(rt->metrics);
     hapi_control_listener_close(rt->control);
     for (struct hapi_session *s = rt->sessions; s; s = s->next) /* only after a broken loop */
         hapi_listener_close(s->listener);
@@ -334,6 +337,7 @@ void hapi_rt_close(struct hapi_rt *rt)
     hapi_slab_fini(&rt->slab);
     hapi_keys_free(rt->keys);
     hapi_topology_close(rt->topology);
+    hapi_tenants_free(rt);
     free(rt->frame);
     free(rt->scratch);
     free(rt);

@@ -4,6 +4,7 @@
  *     fabrics.c   the transports that are offered, the way in for data connections      (loop's thread)
  *     control.c   a client: what it says on its control channel                         (loop's thread)
  *     stat.c      the counters as JSON                                                  (loop's thread)
+ *     metrics.c   the counters for Prometheus                                           (loop's thread)
  *     session.c   its data connection, its requests                                     (loop's thread)
  *     sched.c     whose request is served next                                          (loop's thread)
  *     pipeline.c  a micro-batch on its way: read -> compute -> send                     (loop's thread)
@@ -21,6 +22,7 @@
 #include "config.h"
 #include "control.h"
 #include "loop.h"
+#include "metrics.h"
 #include "models.h"
 #include "pipeline.h"
 #include "pool.h"
@@ -28,10 +30,10 @@
 #include "topology.h"
 #include "transport.h"
 
-/* Counters for STAT; loop's thread only. */
+/* Counters for STAT and for metrics; loop's thread only. */
 struct hapi_counters {
     uint64_t sessions, requests, parts, samples, bad_samples, wire_bytes, read_bytes, rejected, device_errors;
-    uint64_t stage_ns[6], wait_ns; /* of struct hapi_record */
+    struct hapi_histogram stage[HAPI_METRIC_STAGES_N];
 };
 
 /* A request in service: the decoded message and how far it has come. */
@@ -69,6 +71,7 @@ struct hapi_offer {
 struct hapi_session {
     struct hapi_rt *rt;
     struct hapi_session *next;
+    struct hapi_tenant *tenant;
     struct hapi_control *control; /* NULL once closed */
     struct hapi_conn *conn;       /* NULL before and after */
     uint32_t conns;               /* whose on_close is to come: conn, and unused ones that it replaced */
@@ -113,7 +116,9 @@ struct hapi_rt {
     struct hapi_batch *want_plan; /* in COMPUTE, the longest first: all plans of their prefix are in use */
     uint8_t *frame, *scratch;     /* HAPI_FRAME_MAX each: control replies are built here */
     struct hapi_counters counters;
-    struct { /* of the session that ended last, of those that had a data connection */
+    struct hapi_tenant *tenants, other_tenants;
+    struct hapi_metrics *metrics; /* NULL: not asked for */
+    struct {                      /* of the session that ended last, of those that had a data connection */
         char peer[80];
         enum hapi_transport transport;
         struct hapi_conn_stats stats;

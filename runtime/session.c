@@ -79,8 +79,8 @@ static const char *dataset_resolve(struct hapi_service *v)
     return v->dataset ? NULL : "no such dataset";
 }
 
-/* What the prefix turned out to be must fit what the client offered; only known once it is compiled. When it could
- * not be, the client is told why. */
+/* What the prefix turned out to be must fit what the client offered; only known once it is compiled. When it
+ * could not be, the client is told why. */
 static void service_fit(struct hapi_service *v)
 {
     struct hapi_prefix *p = v->prefix;
@@ -187,6 +187,7 @@ static void data_recv(struct hapi_conn *c, const void *message, size_t n)
     s->queue_tail = &v->next;
     s->in_service++;
     s->rt->counters.requests++;
+    s->tenant->requests++;
     service_fit(v);
     hapi_sched_pump(s->rt);
 }

@@ -64,11 +64,17 @@ static void limits_json(cJSON *o, const struct hapi_rt *rt)
 
 char *hapi_stat_json(const struct hapi_rt *rt)
 {
-    static const char *const stages[6] = {"queue", "read", "decode", "compute", "convert", "send"};
     const struct hapi_counters *c = &rt->counters;
     struct hapi_device_usage gpu;
     cJSON *o = cJSON_CreateObject(), *part;
 
+    uint64_t clients = 0, in_service = 0;
+    for (const struct hapi_session *s = rt->sessions; s; s = s->next) {
+        clients += s->control != NULL;
+        in_service += s->in_service;
+    }
+    number(o, "clients", clients);
+    number(o, "in_service", in_service);
     number(o, "sessions", c->sessions);
     number(o, "requests", c->requests);
     number(o, "parts", c->parts);
@@ -79,9 +85,8 @@ char *hapi_stat_json(const struct hapi_rt *rt)
     number(o, "rejected", c->rejected);
     number(o, "device_errors", c->device_errors);
     part = cJSON_AddObjectToObject(o, "stage_s");
-    for (int i = 0; i < 6; i++)
-        cJSON_AddNumberToObject(part, stages[i], 1e-9 * (double)c->stage_ns[i]);
-    cJSON_AddNumberToObject(part, "wait", 1e-9 * (double)c->wait_ns);
+    for (int i = 0; i < HAPI_METRIC_STAGES_N; i++)
+        cJSON_AddNumberToObject(part, hapi_metric_stage_names[i], 1e-9 * (double)c->stage[i].ns);
     limits_json(cJSON_AddObjectToObject(o, "limits"), rt);
     if (hapi_backend_usage(rt->cfg.backend, &gpu)) {
         part = cJSON_AddObjectToObject(o, "gpu_memory");
