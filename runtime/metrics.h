@@ -44,6 +44,9 @@ void hapi_histogram_add(struct hapi_histogram *h, int64_t ns);
 struct hapi_tenant {
     struct hapi_tenant *next;
     char name[128];
+    int64_t virtual_ns; /* of the node's time, that it has had; session_ns: what its session that was served
+                           last */
+    int64_t session_ns; /* had had by then: sched.c */
     uint64_t sessions, requests, samples, bad_samples, wire_bytes, thread_ns;
 };
 /* Never NULL: with too many, or without memory, it is the one of all others. identity NULL: `-`. */

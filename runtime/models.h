@@ -58,6 +58,7 @@ struct hapi_prefix {
     bool starts;
     struct hapi_transform transform;
     int64_t micro_batch; /* the plans' batch */
+    int64_t cost_ns;     /* of the node's time, that a micro-batch takes: sched.c */
     uint32_t n_tensors;
     uint64_t row_bytes[HAPI_CUT_TENSORS]; /* bytes of one sample on the wire */
     enum hapi_dtype wire_dtype;

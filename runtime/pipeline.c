@@ -173,6 +173,7 @@ bool hapi_batch_start(struct hapi_rt *rt, struct hapi_service *v)
     v->refs++;
     v->unsent++;
     v->session->batches++;
+    hapi_sched_charge(b);
     if (v->status) { /* the error part: no samples, terminal */
         b->count = 0;
         v->formed = v->req.n_samples;
@@ -373,7 +374,8 @@ static void send_done(struct hapi_conn *c, struct hapi_conn_op *op, int status)
     struct hapi_rt *rt = b->rt;
 
     (void)status; /* a failed one is followed by the connection's on_close */
-    hapi_histogram_add(&rt->counters.stage[HAPI_METRIC_SEND], hapi_clock_ns() - b->since_ns);
+    b->ns[HAPI_NS_SEND] = hapi_clock_ns() - b->since_ns;
+    hapi_histogram_add(&rt->counters.stage[HAPI_METRIC_SEND], b->ns[HAPI_NS_SEND]);
     b->service->session->sent_ns = hapi_clock_ns();
     advance(b, HAPI_BATCH_FREE);
     hapi_batches_continue(rt, c);
@@ -431,6 +433,7 @@ static void send_continue(struct hapi_batch *b)
 
 static void enter_send(struct hapi_batch *b)
 {
+    hapi_sched_computed(b);
     if (b->service->session->sending++ == 0)
         b->service->session->sent_ns = b->since_ns;
     b->sent_tensors = b->sent_samples = 0;
@@ -454,6 +457,7 @@ static void enter_free(struct hapi_batch *b)
 {
     struct hapi_service *v = b->service;
 
+    hapi_sched_settle(b);
     if (!b->posted)
         v->unsent--;
     v->refs--;

@@ -37,8 +37,10 @@ struct hapi_batch {
     uint32_t reads_left;
     int status;
     int64_t since_ns, ns[6];
-    int64_t wait_ns; /* in COMPUTE, for a thread or a plan */
-    uint32_t crc32c; /* of the payload, when the request asks for it */
+    int64_t charged_ns; /* to its session: sched.c */
+    bool ahead;         /* counted in rt->ahead */
+    int64_t wait_ns;    /* in COMPUTE, for a thread or a plan */
+    uint32_t crc32c;    /* of the payload, when the request asks for it */
     /* slices of the slab */
     uint8_t *read_area, *send_area;
     uint8_t *device_area; /* as large as send_area, in the GPU's memory; NULL: not there */

@@ -90,6 +90,7 @@ struct hapi_session {
     struct hapi_service *services, *free_services, *queue, **queue_tail;
     uint32_t n_services, max_requests, in_service;
     uint32_t batches, sending; /* micro-batches it holds; of them computed and on their way out */
+    int64_t virtual_ns;        /* of the node's time, that it has had: sched.c */
     int64_t sent_ns;           /* when one of these last was out, or the first came to be */
 };
 
@@ -111,7 +112,9 @@ struct hapi_rt {
     struct hapi_pool *pool;
     struct hapi_stage **stages; /* one a compute thread */
     struct hapi_session *sessions;
-    struct hapi_session *turn; /* whose request is served next */
+    int64_t virtual_ns;  /* what the tenant that was served last had had by then: sched.c */
+    uint32_t ahead;      /* micro-batches for compute threads that are read or wait, or are computed */
+    int64_t raw_cost_ns; /* of the node's time, that a micro-batch of raw objects takes */
     struct hapi_batch *batches, *free_batches;
     struct hapi_batch *want_plan; /* in COMPUTE, the longest first: all plans of their prefix are in use */
     uint8_t *frame, *scratch;     /* HAPI_FRAME_MAX each: control replies are built here */
@@ -177,7 +180,12 @@ void hapi_service_finish(struct hapi_service *v); /* out of the queue; reused on
 /* sched.c */
 /* Between the loop's rounds: ends the sessions that take nothing of what was computed for them. */
 void hapi_sessions_stalled(struct hapi_rt *rt);
-/* Gives free micro-batches to requests, in turn between sessions, until one of both runs out. */
+/* Gives free micro-batches to requests, evenly between tenants and their sessions, until one of both runs
+ * out. */
 void hapi_sched_pump(struct hapi_rt *rt);
+/* A micro-batch starts; is computed; is over, and its times are known. */
+void hapi_sched_charge(struct hapi_batch *b);
+void hapi_sched_computed(struct hapi_batch *b);
+void hapi_sched_settle(struct hapi_batch *b);
 
 #endif

@@ -1,5 +1,11 @@
-/* Whose request is served next: one micro-batch in turn from each session, first come first served within
- * one. */
+/*
+ * Whose request is served next. The node's time is shared evenly, whatever the networks are: of the tenants
+ * that have something to do the one whose micro-batches have taken least, of its sessions the one whose have,
+ * and within a session first come first served.
+ *
+ * Start-time fair queueing: a micro-batch is charged to both when it starts, by what those before it took,
+ * and put right when it is over. Who was idle has no claim to what the others had meanwhile.
+ */
 #include "clock.h"
 #include "runtime.h"
 
@@ -7,6 +13,58 @@
  */
 #define STALL_NS (30 * HAPI_NS_PER_S)
 #define STALL_WANTED_NS HAPI_SILENCE_NS
+/* That somebody may be behind who could have been served: corrections, not idleness. */
+#define LAG_NS (200 * HAPI_NS_PER_MS)
+
+/* ------------------------------------------------------------------ what it costs */
+
+/* Nanoseconds of the whole node: of all compute threads, or of all micro-batches' memory while neither a
+ * thread nor a plan is waited for, whichever is the larger part of what there is. */
+static int64_t cost_of(const struct hapi_batch *b)
+{
+    int64_t threads = hapi_pool_threads(b->rt->pool);
+    int64_t computing = b->ns[HAPI_NS_DECODE] + b->ns[HAPI_NS_COMPUTE] + b->ns[HAPI_NS_CONVERT];
+    int64_t holding = b->ns[HAPI_NS_READ] + b->ns[HAPI_NS_SEND];
+
+    computing /= threads;
+    holding /= b->rt->cfg.batches;
+    return computing > holding ? computing : holding;
+}
+
+static int64_t *estimate_of(struct hapi_batch *b)
+{
+    return b->service->prefix ? &b->service->prefix->cost_ns : &b->rt->raw_cost_ns;
+}
+
+static void charge(struct hapi_batch *b, int64_t ns)
+{
+    b->service->session->virtual_ns += ns;
+    b->service->session->tenant->virtual_ns += ns;
+}
+
+void hapi_sched_charge(struct hapi_batch *b)
+{
+    b->charged_ns = *estimate_of(b) ? *estimate_of(b) : HAPI_NS_PER_US; /* equals take turns from the start */
+    charge(b, b->charged_ns);
+    b->ahead = b->service->prefix && !b->status;
+    b->rt->ahead += b->ahead;
+}
+
+void hapi_sched_computed(struct hapi_batch *b)
+{
+    b->rt->ahead -= b->ahead;
+    b->ahead = false;
+}
+
+void hapi_sched_settle(struct hapi_batch *b)
+{
+    int64_t cost = cost_of(b), *mean = estimate_of(b);
+
+    charge(b, cost - b->charged_ns);
+    *mean = *mean ? *mean + (cost - *mean) / 8 : cost;
+}
+
+/* ------------------------------------------------------------------ whose turn it is */
 
 /* The first request of the session that has samples left and can go on now. */
 static struct hapi_service *runnable(struct hapi_session *s)
@@ -31,19 +89,56 @@ static bool may_have_more(const struct hapi_session *s)
     return s->batches < n - (n > 8 ? n / 8 : 1);
 }
 
+/* Enough for every compute thread to have one in hand and one to come. More would stand in the way of
+ * whoever comes next: threads take what is read in order. */
+static bool may_compute_more(const struct hapi_rt *rt)
+{
+    return rt->ahead < 2 * (uint32_t)hapi_pool_threads(rt->pool) + 1;
+}
+
+static void catch_up(int64_t *virtual_ns, int64_t now)
+{
+    if (*virtual_ns < now - LAG_NS)
+        *virtual_ns = now - LAG_NS;
+}
+
+/* Of two sessions that can go on. */
+static bool is_before(const struct hapi_session *a, const struct hapi_session *b)
+{
+    if (a->tenant != b->tenant && a->tenant->virtual_ns != b->tenant->virtual_ns)
+        return a->tenant->virtual_ns < b->tenant->virtual_ns;
+    return a->virtual_ns < b->virtual_ns;
+}
+
+static struct hapi_service *next_service(struct hapi_rt *rt)
+{
+    struct hapi_service *best = NULL;
+
+    for (struct hapi_session *s = rt->sessions; s; s = s->next) {
+        struct hapi_service *v = s->conn && may_have_more(s) ? runnable(s) : NULL;
+        if (!v || (v->prefix && !v->status && !may_compute_more(rt)))
+            continue;
+        catch_up(&s->tenant->virtual_ns, rt->virtual_ns);
+        catch_up(&s->virtual_ns, s->tenant->session_ns);
+        if (!best || is_before(s, best->session))
+            best = v;
+    }
+    return best;
+}
+
+static void advance(int64_t *now, int64_t served)
+{
+    *now = served > *now ? served : *now;
+}
+
 void hapi_sched_pump(struct hapi_rt *rt)
 {
-    uint32_t idle = 0, sessions = 0;
+    struct hapi_service *v;
 
-    for (struct hapi_session *s = rt->sessions; s; s = s->next)
-        sessions++;
-    while (rt->free_batches && idle < sessions) {
-        struct hapi_session *s = rt->turn ? rt->turn : rt->sessions;
-        struct hapi_service *v = s->conn && may_have_more(s) ? runnable(s) : NULL;
-        rt->turn = s->next;
-        idle = v ? 0 : idle + 1;
-        if (v)
-            hapi_batch_start(rt, v);
+    while (rt->free_batches && (v = next_service(rt))) {
+        advance(&rt->virtual_ns, v->session->tenant->virtual_ns);
+        advance(&v->session->tenant->session_ns, v->session->virtual_ns);
+        hapi_batch_start(rt, v);
     }
 }
 

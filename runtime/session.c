@@ -284,8 +284,6 @@ void hapi_sessions_reap(struct hapi_rt *rt)
             continue;
         }
         *p = s->next;
-        if (rt->turn == s)
-            rt->turn = s->next;
         free(s->services);
         free(s->upload);
         free(s);
