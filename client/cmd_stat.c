@@ -60,7 +60,7 @@ static double number(const cJSON *o, const char *path)
         snprintf(key, sizeof key, "%.*s", (int)n, path);
         o = cJSON_GetObjectItemCaseSensitive(o, key);
     }
-    return cJSON_IsNumber(o) ? o->valuedouble : 0;
+    return o && cJSON_IsNumber(o) ? o->valuedouble : 0;
 }
 
 static double change(const struct looked *l, const char *path)

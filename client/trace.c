@@ -84,14 +84,17 @@ int hapi_trace_open(struct hapi_trace **out, const char *path, struct hapi_error
     struct hapi_trace *t = calloc(1, sizeof *t);
     struct hapi_err err = {0};
 
-    if (t)
-        t->path = strdup(path);
-    if (!t || !t->path)
+    if (!t) {
         hapi_err_set(&err, HAPI_ENOMEM, 0, "no memory for a trace");
-    else if (!(t->file = fopen(path, "we")))
+        return public_error(error, &err);
+    }
+    t->path = strdup(path);
+    t->file = fopen(path, "we");
+    if (!t->file || !t->path) {
         hapi_err_errno(&err, errno, "cannot write %s", path);
-    if (err.code) {
-        free(t ? t->path : NULL);
+        if (t->file)
+            fclose(t->file);
+        free(t->path);
         free(t);
         return public_error(error, &err);
     }
