@@ -82,7 +82,7 @@ size_t hapi_candidates_max(const struct hapi_profile *p);
 
 /* As hapi_choose(); and where a tier has devices, whose threads meet in ways that no formula tells, policy
  * `pipeline` simulates (sim.h) what is predicted to be nearly as good, and takes what is better by 1.5 %
- * then. Takes tens of milliseconds, and memory of its own. */
+ * then. Takes a fraction of a second then, and memory of its own. */
 int hapi_choose_tried(struct hapi_choice *out, const struct hapi_profile *p,
                       const struct hapi_choose_options *o, struct hapi_candidate *candidates,
                       size_t *n_candidates, struct hapi_err *err);
