@@ -153,11 +153,7 @@ struct hapi_feature_set *hapi_feature_set_new(struct hapi_features *f, const uin
 static void set_free(struct hapi_feature_set *s, bool remove)
 {
     struct hapi_features *f = s->f;
-    struct hapi_feature_set **p = &f->sets;
 
-    while (*p != s)
-        p = &(*p)->next;
-    *p = s->next;
     f->n_sets--;
     hapi_set_files_close(s, remove);
     for (uint32_t i = 0; i < s->n_pieces; i++)
@@ -173,6 +169,11 @@ static void set_free(struct hapi_feature_set *s, bool remove)
 
 void hapi_feature_set_drop(struct hapi_feature_set *s)
 {
+    struct hapi_feature_set **p = &s->f->sets;
+
+    while (*p != s)
+        p = &(*p)->next;
+    *p = s->next;
     s->f->stats.dropped += s->memory.kept + s->disk.kept;
     set_free(s, true);
 }
@@ -472,8 +473,10 @@ void hapi_features_close(struct hapi_features *f)
     if (!f)
         return;
     hapi_pool_close(f->reader); /* before the sets that it reads */
-    while (f->sets)
-        set_free(f->sets, false);
+    for (struct hapi_feature_set *s = f->sets, *next; s; s = next) {
+        next = s->next;
+        set_free(s, false);
+    }
     hapi_features_disk_close(f);
     free(f->free_pieces);
     free(f);

@@ -1,9 +1,12 @@
 /*
  * Sets of features on disk, little-endian:
  *
- *     KEY.log     magic[8] | key[32] | row_bytes u32 | stride u32 | seconds f64 | zero u32 | CRC-32C of all
- * before entries: digest[16] | index u32 | slot u32 | CRC-32C of the row | CRC-32C of all before KEY.rows the
- * row of slot n at n * stride
+ * KEY.log begins with a head of 64 bytes:
+ *     magic[8] | key[32] | row_bytes u32 | stride u32 | seconds f64 | zero u32 | CRC-32C of all before
+ * and goes on with entries of 32 bytes:
+ *     digest[16] | index u32 | slot u32 | CRC-32C of the row | CRC-32C of all before
+ *
+ * KEY.rows has the row of slot n at n * stride.
  *
  * KEY: the first 16 bytes of the key as digits. A row is written first, its entry after that: of what a crash
  * leaves, an entry may be there without its row, or hold nothing, which its checksums tell. The last entry of
@@ -78,10 +81,22 @@ static bool files_open(struct hapi_feature_set *s, int flags)
     return s->log_fd >= 0;
 }
 
+static bool head_write(const struct hapi_feature_set *s)
+{
+    struct head h = {.row_bytes = s->row_bytes, .stride = s->stride, .seconds = s->seconds};
+
+    memcpy(h.magic, magic, sizeof magic);
+    memcpy(h.key, s->key, sizeof h.key);
+    h.crc32c = hapi_crc32c(0, &h, offsetof(struct head, crc32c));
+    return pwrite(s->log_fd, &h, sizeof h, 0) == sizeof h;
+}
+
 void hapi_set_files_close(struct hapi_feature_set *s, bool remove)
 {
     char name[NAME_MAX_SIZE];
 
+    if (!remove && s->on_disk == HAPI_DISK_OPEN && !head_write(s)) /* a row's seconds are known by now */
+        hapi_disk_error(s, errno, "cannot write");
     if (s->rows_fd >= 0)
         close(s->rows_fd);
     if (s->log_fd >= 0)
@@ -99,12 +114,7 @@ void hapi_set_files_close(struct hapi_feature_set *s, bool remove)
 
 void hapi_set_files_make(struct hapi_feature_set *s)
 {
-    struct head h = {.row_bytes = s->row_bytes, .stride = s->stride, .seconds = s->seconds};
-
-    memcpy(h.magic, magic, sizeof magic);
-    memcpy(h.key, s->key, sizeof h.key);
-    h.crc32c = hapi_crc32c(0, &h, offsetof(struct head, crc32c));
-    if (files_open(s, O_CREAT | O_TRUNC) && pwrite(s->log_fd, &h, sizeof h, 0) == sizeof h) {
+    if (files_open(s, O_CREAT | O_TRUNC) && head_write(s)) {
         s->on_disk = HAPI_DISK_OPEN;
         return;
     }
