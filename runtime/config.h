@@ -25,7 +25,10 @@
     X(config, STRING, "", "FILE", "read these keys from a file first")                                       \
     X(key, STRING, "", "FILE", "pre-shared keys (identity:hex a line): TLS 1.3 on the control channel")      \
     X(insecure, BOOL, "false", "", "serve an address off loopback without a key")                            \
-    X(cache, STRING, "", "DIR", "where dataset indexes are kept between runs")                               \
+    X(cache, STRING, "", "DIR", "where dataset indexes are kept between runs, and activations")              \
+    X(cache_memory, SIZE, "0", "BYTES",                                                                      \
+      "memory for activations that were computed: what is asked for again is not computed again")            \
+    X(cache_disk, SIZE, "0", "BYTES", "the same in the folder of --cache, between runs, too")                \
     X(threads, UINT, "0", "N", "compute threads; 0: as many as the cores allow")                             \
     X(intra_op, UINT, "1", "N", "cores that each of them uses for one micro-batch: latency, not throughput") \
     X(micro_batch, UINT, "8", "N", "most images computed at once (the batch a client trains on is its own)") \

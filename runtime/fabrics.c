@@ -30,7 +30,8 @@ static int listen_try(struct hapi_rt *rt, struct hapi_offer *o)
  * would say when there is room for the rest. */
 static uint32_t max_ops(const struct hapi_config *c)
 {
-    uint32_t all = c->batches * (c->micro_batch + 1), one = c->micro_batch * HAPI_CUT_TENSORS + 1;
+    uint32_t samples = hapi_remember_samples(c);
+    uint32_t all = c->batches * (samples + 1), one = samples * HAPI_CUT_TENSORS + 1;
     uint32_t n = all > one ? all : one;
 
     return n < HAPI_FABRIC_OPS_MAX ? n : HAPI_FABRIC_OPS_MAX;

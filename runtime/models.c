@@ -1,8 +1,10 @@
 #include "models.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "convert.h"
 #include "int8.h"
 #include "log.h"
 #include "pool.h"
@@ -212,6 +214,7 @@ static int prefix_shape(struct prefix_slot *p, const struct hapi_cut *cut)
             hapi_wire_row(&cut->tensors[i].shape, p->key.wire, &x->row_bytes[i]))
             return hapi_err_set(&x->err, HAPI_EUNSUPPORTED, 0, "tensor %s of the cut is no batch of f32",
                                 cut->tensors[i].name);
+        x->row_at[i] = row;
         row += (x->row_bytes[i] + 63) & ~63ULL;
     }
     /* The area must hold all rows of a plan: a plan may write its padding rows too. */
@@ -222,6 +225,9 @@ static int prefix_shape(struct prefix_slot *p, const struct hapi_cut *cut)
             &x->err, HAPI_ETOOBIG, 0,
             "one sample of the cut takes %llu bytes, this node's send area is %llu: raise --send-area",
             (unsigned long long)row, (unsigned long long)p->owner->opt.send_area);
+    x->row_total = row;
+    for (uint32_t i = 0; i < cut->n_tensors; i++)
+        x->out_bytes += (x->row_bytes[i] * (uint64_t)x->micro_batch + 63) & ~63ULL;
     return 0;
 }
 
@@ -412,6 +418,22 @@ void hapi_prefix_put(struct hapi_prefix *x)
 {
     if (x)
         ((struct prefix_slot *)x)->holders--;
+}
+
+void hapi_prefix_key(const struct hapi_prefix *x, const char *numeric_class, const char *tenant,
+                     uint8_t key[HAPI_HASH_SIZE])
+{
+    const struct prefix_key *k = &((const struct prefix_slot *)x)->key;
+    static char text[2 * HAPI_HASH_SIZE + CUT_ID_MAX + HAPI_TRANSFORM_MAX + 1024]; /* the loop's thread */
+    char model[2 * HAPI_HASH_SIZE + 1];
+    /* In f32 a row does not depend on the others of its micro-batch; else on how many there are. */
+    int64_t bound = k->compute == HAPI_F32 ? 0 : x->micro_batch;
+
+    hapi_sha256_text(model, k->hash);
+    int n =
+        snprintf(text, sizeof text, "%s\n%s\n%s\n%s\n%s %s %lld\n%s", tenant, numeric_class, model, k->cut,
+                 hapi_dtype_name(k->compute), hapi_dtype_name(k->wire), (long long)bound, k->transform);
+    hapi_sha256(key, text, (size_t)n);
 }
 
 struct hapi_plan *hapi_prefix_plan_take(struct hapi_prefix *x)

@@ -43,6 +43,9 @@ int hapi_models_add(struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE], v
  * (HAPI_ENOENT), or a table is full of things in use (HAPI_EBUSY). Held until put. */
 struct hapi_prefix *hapi_prefix_get(struct hapi_models *m, const struct hapi_request *r, int *why);
 void hapi_prefix_put(struct hapi_prefix *p);
+/* What names rows of a ready prefix that are kept for a tenant: all that they depend on. */
+void hapi_prefix_key(const struct hapi_prefix *p, const char *numeric_class, const char *tenant,
+                     uint8_t key[HAPI_HASH_SIZE]);
 
 /* Of a prefix whose plans start: one that nobody runs, until given back. NULL: all are in use. */
 struct hapi_plan *hapi_prefix_plan_take(struct hapi_prefix *p);
@@ -61,6 +64,10 @@ struct hapi_prefix {
     int64_t cost_ns;     /* of the node's time, that a micro-batch takes: sched.c */
     uint32_t n_tensors;
     uint64_t row_bytes[HAPI_CUT_TENSORS]; /* bytes of one sample on the wire */
+    uint64_t row_at[HAPI_CUT_TENSORS];    /* where each lies in a row that is kept, of: */
+    uint64_t row_total;
+    uint64_t out_bytes;   /* of the send area, that a micro-batch takes */
+    int64_t kept_cost_ns; /* as cost_ns, of a micro-batch of rows that were kept */
     enum hapi_dtype wire_dtype;
 };
 

@@ -29,20 +29,21 @@ static void advance(struct hapi_batch *b, enum hapi_batch_stage to)
 
 /* ------------------------------------------------------------------ the pool */
 
-static size_t record_bytes(uint32_t micro_batch)
+static size_t record_bytes(uint32_t samples)
 {
-    return (hapi_record_size(micro_batch) + 4095) & ~(size_t)4095;
+    return (hapi_record_size(samples) + 4095) & ~(size_t)4095;
 }
 
-size_t hapi_batches_bytes(uint32_t batches, uint32_t micro_batch, uint64_t read_area, uint64_t send_area)
+size_t hapi_batches_bytes(const struct hapi_config *c)
 {
-    return batches *
-           (record_bytes(micro_batch) + ((read_area + 4095) & ~4095ULL) + ((send_area + 4095) & ~4095ULL));
+    return c->batches * (record_bytes(hapi_remember_samples(c)) + ((c->read_area + 4095) & ~4095ULL) +
+                         ((c->send_area + 4095) & ~4095ULL));
 }
 
 int hapi_batches_open(struct hapi_rt *rt, struct hapi_err *err)
 {
     const struct hapi_config *c = &rt->cfg;
+    uint32_t n = hapi_remember_samples(c);
 
     rt->batches = calloc(c->batches, sizeof *rt->batches);
     if (!rt->batches)
@@ -50,14 +51,18 @@ int hapi_batches_open(struct hapi_rt *rt, struct hapi_err *err)
     for (uint32_t i = 0; i < c->batches; i++) {
         struct hapi_batch *b = &rt->batches[i];
         b->rt = rt;
-        b->record = hapi_slab_take(&rt->slab, record_bytes(c->micro_batch), 4096);
+        b->record = hapi_slab_take(&rt->slab, record_bytes(n), 4096);
         b->read_area = hapi_slab_take(&rt->slab, c->read_area, 4096);
         b->send_area = hapi_slab_take(&rt->slab, c->send_area, 4096);
         b->device_area = rt->direct.base ? (uint8_t *)rt->direct.base + i * c->send_area : NULL;
-        b->reads = calloc(c->micro_batch, sizeof *b->reads);
-        b->images = calloc(c->micro_batch, sizeof *b->images);
-        if (!b->record || !b->read_area || !b->send_area || !b->reads || !b->images)
+        b->reads = calloc(n, sizeof *b->reads);
+        b->images = calloc(n, sizeof *b->images);
+        b->packed = calloc(n, sizeof *b->packed);
+        b->rows = calloc(n, sizeof *b->rows);
+        if (!b->record || !b->read_area || !b->send_area || !b->reads || !b->images || !b->packed || !b->rows)
             return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for micro-batch %u of %u", i, c->batches);
+        for (uint32_t k = 0; k < n; k++)
+            b->rows[k].batch = b;
         b->next = rt->free_batches;
         rt->free_batches = b;
     }
@@ -69,13 +74,15 @@ void hapi_batches_close(struct hapi_rt *rt)
     for (uint32_t i = 0; rt->batches && i < rt->cfg.batches; i++) {
         free(rt->batches[i].reads);
         free(rt->batches[i].images);
+        free(rt->batches[i].packed);
+        free(rt->batches[i].rows);
     }
     free(rt->batches);
 }
 
 /* ------------------------------------------------------------------ READ */
 
-static const struct hapi_sample_info *sample_of(const struct hapi_service *v, uint32_t i)
+const struct hapi_sample_info *hapi_service_sample(const struct hapi_service *v, uint32_t i)
 {
     const struct hapi_req_sample *s = &v->req.samples[i];
     int64_t object = v->object[s->object];
@@ -94,11 +101,31 @@ static void read_done(struct hapi_read *r)
     m->data = r->data;
     m->bytes = r->bytes;
     b->rt->counters.read_bytes += r->status ? 0 : r->bytes;
+    hapi_batch_read_over(b);
+}
+
+/* Something is to be decoded and computed, or checked. */
+static bool needs_thread(const struct hapi_batch *b)
+{
+    bool network = b->service->prefix != NULL, check = b->service->req.flags & HAPI_REQ_CHECKSUM;
+
+    for (uint32_t i = 0; i < b->count; i++)
+        if (!b->images[i].status && (check || (network && b->rows[i].source == HAPI_ROW_COMPUTED)))
+            return true;
+    return false;
+}
+
+void hapi_batch_read_over(struct hapi_batch *b)
+{
     if (--b->reads_left)
         return;
+    if (hapi_remember_redo(b)) {
+        b->again = true;
+        advance(b, HAPI_BATCH_READ);
+        return;
+    }
     b->ns[HAPI_NS_READ] = hapi_clock_ns() - b->since_ns;
-    bool raw = !b->service->prefix && !(b->service->req.flags & HAPI_REQ_CHECKSUM);
-    advance(b, raw ? HAPI_BATCH_SEND : HAPI_BATCH_COMPUTE);
+    advance(b, needs_thread(b) ? HAPI_BATCH_COMPUTE : HAPI_BATCH_SEND);
 }
 
 /* Starts the read of sample i; its image has a status when it cannot be. */
@@ -134,10 +161,14 @@ static void enter_read(struct hapi_batch *b)
 
     b->reads_left = 1; /* ours, so that no completion ends the stage before the last read is started */
     for (i = 0; i < want; i++) {
-        const struct hapi_sample_info *info = sample_of(v, b->first + i);
+        const struct hapi_sample_info *info = hapi_service_sample(v, b->first + i);
         size_t need = info ? hapi_read_capacity(info->bytes) : 0;
         bool fits = need <= b->rt->cfg.read_area - at;
-        if (!fits && i)
+        if (b->rows[i].source != HAPI_ROW_COMPUTED) {
+            hapi_remember_read(b, i);
+            continue;
+        }
+        if (!fits && i && !b->again)
             break; /* the rest goes into the next micro-batch */
         b->images[i] = (struct hapi_image){.status = !info          ? HAPI_ENOENT
                                                      : !fits        ? HAPI_ETOOBIG
@@ -149,10 +180,11 @@ static void enter_read(struct hapi_batch *b)
         at += (need + 4095) & ~(size_t)4095;
         at = at < b->rt->cfg.read_area ? at : b->rt->cfg.read_area;
     }
+    hapi_remember_trim(b, i);
     b->count = i;
-    v->formed = b->first + i;
-    if (--b->reads_left == 0) /* nothing could be started: report it */
-        advance(b, HAPI_BATCH_SEND);
+    if (!b->again)
+        v->formed = b->first + i;
+    hapi_batch_read_over(b); /* ours */
 }
 
 bool hapi_batch_start(struct hapi_rt *rt, struct hapi_service *v)
@@ -166,24 +198,21 @@ bool hapi_batch_start(struct hapi_rt *rt, struct hapi_service *v)
     b->service = v;
     b->first = v->formed;
     b->status = v->status;
-    b->posted = false;
+    b->posted = b->left = b->again = false;
+    b->n_computed = b->n_keeps = b->writes = 0;
     memset(b->ns, 0, sizeof b->ns);
     b->wait_ns = 0;
     b->ns[HAPI_NS_QUEUE] = now - v->arrived_ns;
     v->refs++;
     v->unsent++;
     v->session->batches++;
+    uint32_t left = v->status ? 0 : v->req.n_samples - v->formed;
+    b->count =
+        hapi_remember_form(b, left, v->prefix ? (uint32_t)v->prefix->micro_batch : rt->cfg.micro_batch);
     hapi_sched_charge(b);
-    if (v->status) { /* the error part: no samples, terminal */
-        b->count = 0;
+    if (v->status) /* the error part: no samples, terminal */
         v->formed = v->req.n_samples;
-        advance(b, HAPI_BATCH_SEND);
-        return true;
-    }
-    uint32_t left = v->req.n_samples - v->formed;
-    uint32_t bound = v->prefix ? (uint32_t)v->prefix->micro_batch : rt->cfg.micro_batch;
-    b->count = left < bound ? left : bound;
-    advance(b, HAPI_BATCH_READ);
+    advance(b, v->status ? HAPI_BATCH_SEND : HAPI_BATCH_READ);
     return true;
 }
 
@@ -227,10 +256,11 @@ static void compute_done(struct hapi_job *job)
 
     if (plan && b->computed && !b->status) {
         struct hapi_err err;
+        hapi_worker_unpack(b);
         b->status = hapi_plan_finish(plan, &err);
         if (b->status)
             device_failed(b->rt, &err);
-        check = !b->status && b->service->req.flags & HAPI_REQ_CHECKSUM;
+        check = !b->status && (b->n_keeps || b->service->req.flags & HAPI_REQ_CHECKSUM);
     }
     b->plan = NULL;
     if (plan)
@@ -256,9 +286,12 @@ static void enter_compute(struct hapi_batch *b)
     struct hapi_prefix *p = b->service->prefix;
     struct hapi_batch **last = &b->rt->want_plan;
 
-    b->computed = false;
-    b->plan = p && p->starts ? hapi_prefix_plan_take(p) : NULL;
-    if (!p || !p->starts || b->plan) {
+    bool starts = p && p->starts && b->n_computed;
+
+    b->computed = p && !b->n_computed;
+    hapi_remember_reserve(b);
+    b->plan = starts ? hapi_prefix_plan_take(p) : NULL;
+    if (!starts || b->plan) {
         compute_submit(b);
         return;
     }
@@ -290,7 +323,7 @@ static void record_fill(struct hapi_batch *b)
     r->generation = v->req.trace_id;
     r->flags = v->req.flags & HAPI_REQ_CHECKSUM ? HAPI_RECORD_CHECKSUM : 0;
     for (uint32_t i = 0; i < b->count; i++) {
-        const struct hapi_sample_info *info = sample_of(v, b->first + i);
+        const struct hapi_sample_info *info = hapi_service_sample(v, b->first + i);
         struct hapi_record_sample *s = &r->samples[i];
         *s = (struct hapi_record_sample){.status = b->images[i].status, .label = info ? info->class_id : 0};
         if (s->status || b->status)
@@ -337,6 +370,15 @@ static void samples_judge(struct hapi_batch *b)
     stages_count(b);
 }
 
+const uint8_t *hapi_batch_row(const struct hapi_batch *b, uint32_t i, uint32_t t)
+{
+    const struct hapi_prefix *p = b->service->prefix;
+    const struct hapi_batch_row *row = &b->rows[i];
+
+    return row->source == HAPI_ROW_COMPUTED ? b->out[t] + row->nth * p->row_bytes[t]
+                                            : row->data + p->row_at[t];
+}
+
 /* Posts the payload of the batch from where it stopped. HAPI_EBUSY: the connection is full. */
 static int payload_post(struct hapi_batch *b)
 {
@@ -349,14 +391,14 @@ static int payload_post(struct hapi_batch *b)
         uint64_t row = v->prefix ? v->prefix->row_bytes[b->sent_tensors] : 0;
         while (b->sent_samples < b->count) {
             uint32_t i = b->sent_samples, n = 1;
-            const void *from = v->prefix ? b->out[b->sent_tensors] + i * row : b->images[i].data;
+            const uint8_t *from = v->prefix ? hapi_batch_row(b, i, b->sent_tensors) : b->images[i].data;
             uint64_t to = w->base + (v->prefix ? (b->first + i) * w->stride : v->raw_offset[b->first + i]);
             uint64_t bytes = v->prefix ? row : b->images[i].bytes;
-            if (v->prefix && w->stride == row) { /* dense: one write for all that is left */
-                n = b->count - i;
-                bytes *= n;
-            }
-            bool nothing = !bytes || (n == 1 && b->images[i].status);
+            bool nothing = !bytes || b->images[i].status;
+            while (!nothing && w->stride == row && i + n < b->count && /* dense on both sides: one write */
+                   hapi_batch_row(b, i + n, b->sent_tensors) == from + n * row)
+                n++;
+            bytes *= n;
             int rc = nothing ? 0 : hapi_conn_write(c, from, bytes, to, w->key, NULL);
             if (rc)
                 return rc;
@@ -368,6 +410,24 @@ static int payload_post(struct hapi_batch *b)
     return 0;
 }
 
+/* What is written to disk still needs its memory. */
+static void leave(struct hapi_batch *b)
+{
+    b->left = true;
+    if (!b->writes)
+        advance(b, HAPI_BATCH_FREE);
+}
+
+void hapi_batch_written(struct hapi_batch *b)
+{
+    struct hapi_rt *rt = b->rt;
+
+    if (--b->writes || !b->left)
+        return;
+    advance(b, HAPI_BATCH_FREE);
+    hapi_sched_pump(rt);
+}
+
 static void send_done(struct hapi_conn *c, struct hapi_conn_op *op, int status)
 {
     struct hapi_batch *b = (struct hapi_batch *)((char *)op - offsetof(struct hapi_batch, op));
@@ -377,7 +437,7 @@ static void send_done(struct hapi_conn *c, struct hapi_conn_op *op, int status)
     b->ns[HAPI_NS_SEND] = hapi_clock_ns() - b->since_ns;
     hapi_histogram_add(&rt->counters.stage[HAPI_METRIC_SEND], b->ns[HAPI_NS_SEND]);
     b->service->session->sent_ns = hapi_clock_ns();
-    advance(b, HAPI_BATCH_FREE);
+    leave(b);
     hapi_batches_continue(rt, c);
     hapi_sched_pump(rt);
 }
@@ -421,7 +481,7 @@ static void send_continue(struct hapi_batch *b)
     struct hapi_service *v = b->service;
 
     if (v->finished || !v->session->conn) {
-        advance(b, HAPI_BATCH_FREE);
+        leave(b);
         return;
     }
     int rc = payload_post(b);
@@ -437,6 +497,7 @@ static void enter_send(struct hapi_batch *b)
     if (b->service->session->sending++ == 0)
         b->service->session->sent_ns = b->since_ns;
     b->sent_tensors = b->sent_samples = 0;
+    hapi_remember_commit(b);
     samples_judge(b);
     send_continue(b);
 }
@@ -445,7 +506,7 @@ void hapi_batches_continue(struct hapi_rt *rt, struct hapi_conn *c)
 {
     for (uint32_t i = 0; i < rt->cfg.batches; i++) {
         struct hapi_batch *b = &rt->batches[i];
-        if (b->stage == HAPI_BATCH_SEND && !b->posted &&
+        if (b->stage == HAPI_BATCH_SEND && !b->posted && !b->left &&
             (!b->service->session->conn || b->service->session->conn == c))
             send_continue(b);
     }
@@ -458,6 +519,7 @@ static void enter_free(struct hapi_batch *b)
     struct hapi_service *v = b->service;
 
     hapi_sched_settle(b);
+    hapi_remember_release(b);
     if (!b->posted)
         v->unsent--;
     v->refs--;

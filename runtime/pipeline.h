@@ -15,6 +15,7 @@
 #define HAPI_RUNTIME_PIPELINE_H
 
 #include "pool.h"
+#include "remember.h"
 #include "stage.h"
 #include "store.h"
 #include "transport.h"
@@ -55,12 +56,18 @@ struct hapi_batch {
     int64_t started_ns;     /* when the plan was */
     struct hapi_job job;
     struct hapi_conn_op op;
-    struct hapi_read *reads; /* micro_batch of them */
-    struct hapi_image *images;
+    /* hapi_remember_samples() of each */
+    struct hapi_read *reads;
+    struct hapi_image *images, *packed; /* packed: those that are computed, when that is not all */
+    struct hapi_batch_row *rows;
+    uint32_t n_computed, n_keeps; /* rows that are computed; and of them kept */
+    uint32_t writes;              /* to disk, under way */
+    bool left;                    /* nothing else is: FREE when they are over */
+    bool again;                   /* READ: for the second time */
 };
 
 /* Bytes of the slab that the pool needs. */
-size_t hapi_batches_bytes(uint32_t batches, uint32_t micro_batch, uint64_t read_area, uint64_t send_area);
+size_t hapi_batches_bytes(const struct hapi_config *c);
 int hapi_batches_open(struct hapi_rt *rt, struct hapi_err *err);
 void hapi_batches_close(struct hapi_rt *rt);
 
@@ -70,7 +77,18 @@ bool hapi_batch_start(struct hapi_rt *rt, struct hapi_service *v);
 /* Posts what waited for room on a connection, and drops what waited for one that is gone. */
 void hapi_batches_continue(struct hapi_rt *rt, struct hapi_conn *c);
 
+/* Sample i of a request; NULL: it is not here. */
+const struct hapi_sample_info *hapi_service_sample(const struct hapi_service *v, uint32_t i);
+/* Tensor `t` of sample i of a micro-batch that is computed. */
+const uint8_t *hapi_batch_row(const struct hapi_batch *b, uint32_t i, uint32_t t);
+void hapi_batch_read_over(struct hapi_batch *b); /* one of its reads_left */
+void hapi_batch_written(struct hapi_batch *b);   /* one of its writes */
+
 /* worker.c: the COMPUTE stage, on a compute thread. */
 bool hapi_worker_run(struct hapi_job *job, int worker);
+/* Loop's thread, after a device: what became of the images. */
+void hapi_worker_unpack(struct hapi_batch *b);
+/* Whether a NIC takes features from where a GPU leaves them. */
+bool hapi_worker_direct(const struct hapi_batch *b);
 
 #endif

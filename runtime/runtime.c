@@ -16,6 +16,8 @@ static void woken(void *arg)
         hapi_pool_reap(rt->pool);
     if (rt->models)
         hapi_models_reap(rt->models);
+    if (rt->features)
+        hapi_features_reap(rt->features);
     hapi_sched_pump(rt);
 }
 
@@ -113,8 +115,7 @@ static int memory_open(struct hapi_rt *rt, struct hapi_err *err)
     rt->scratch = malloc(HAPI_FRAME_MAX);
     if (!rt->frame || !rt->scratch)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for control frames");
-    int rc = hapi_slab_init(&rt->slab,
-                            hapi_batches_bytes(c->batches, c->micro_batch, c->read_area, c->send_area), err);
+    int rc = hapi_slab_init(&rt->slab, hapi_batches_bytes(c) + hapi_remember_bytes(c), err);
     if (!rc) /* before the ring: of too little locked memory RDMA needs it more */
         rc = hapi_fabrics_open(rt, err);
     if (!rc) {
@@ -125,6 +126,8 @@ static int memory_open(struct hapi_rt *rt, struct hapi_err *err)
         rc = slab_register(rt, err);
     if (!rc)
         rc = hapi_batches_open(rt, err);
+    if (!rc)
+        rc = hapi_remember_open(rt, err);
     return rc;
 }
 
@@ -177,7 +180,7 @@ static int store_open(struct hapi_rt *rt, struct hapi_err *err)
     const struct hapi_config *c = &rt->cfg;
     struct hapi_store_options opt = {
         .cache_dir = *c->cache ? c->cache : NULL,
-        .max_reads = c->batches * c->micro_batch,
+        .max_reads = c->batches * hapi_remember_samples(c),
     };
     int rc = hapi_store_open(&rt->store, c->data, &opt, err);
 
@@ -305,6 +308,7 @@ int hapi_rt_run(struct hapi_rt *rt, struct hapi_err *err)
         hapi_sched_pump(rt);
         hapi_sessions_stalled(rt);
         hapi_sessions_reap(rt);
+        hapi_remember_errors(rt);
     }
     return 0;
 }
@@ -324,6 +328,7 @@ void hapi_rt_close(struct hapi_rt *rt)
     free(rt->stages);
     hapi_fabrics_close(rt);
     hapi_store_close(rt->store);
+    hapi_features_close(rt->features);
     hapi_batches_close(rt);
     hapi_loop_close(rt->loop);
     if (rt->direct.base)

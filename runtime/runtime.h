@@ -9,6 +9,7 @@
  *     sched.c     whose request is served next                                          (loop's thread)
  *     pipeline.c  a micro-batch on its way: read -> compute -> send                     (loop's thread)
  *     worker.c    decode, prefix, wire dtype                                            (compute threads)
+ *     remember.c  what need not be computed again                                       (loop's thread)
  *     models.c    uploaded models, compiled prefixes                                    (helper thread)
  *     runtime.c   owns it all: open, run, drain, close
  *
@@ -26,6 +27,7 @@
 #include "models.h"
 #include "pipeline.h"
 #include "pool.h"
+#include "remember.h"
 #include "store.h"
 #include "topology.h"
 #include "transport.h"
@@ -42,7 +44,8 @@ struct hapi_service {
     struct hapi_service *next; /* in the session's queue, or its free list */
     struct hapi_request req;   /* borrows from message */
     const struct hapi_dataset *dataset;
-    struct hapi_prefix *prefix; /* NULL with cut none, or after a failure */
+    struct hapi_prefix *prefix;    /* NULL with cut none, or after a failure */
+    struct hapi_feature_set *kept; /* rows of it; NULL: none are kept */
     int64_t arrived_ns, deadline_ns;
     int status;      /* not 0: ends with an error part */
     uint32_t formed; /* samples given to micro-batches */
@@ -109,6 +112,8 @@ struct hapi_rt {
     struct hapi_keys *keys;
     struct hapi_control_listener *control;
     struct hapi_models *models;
+    struct hapi_features *features; /* NULL: nothing is kept */
+    uint64_t feature_errors;        /* that were said */
     struct hapi_pool *pool;
     struct hapi_stage **stages; /* one a compute thread */
     struct hapi_session *sessions;

@@ -33,7 +33,9 @@ static int64_t cost_of(const struct hapi_batch *b)
 
 static int64_t *estimate_of(struct hapi_batch *b)
 {
-    return b->service->prefix ? &b->service->prefix->cost_ns : &b->rt->raw_cost_ns;
+    struct hapi_prefix *p = b->service->prefix;
+
+    return !p ? &b->rt->raw_cost_ns : b->n_computed ? &p->cost_ns : &p->kept_cost_ns;
 }
 
 static void charge(struct hapi_batch *b, int64_t ns)
@@ -46,7 +48,7 @@ void hapi_sched_charge(struct hapi_batch *b)
 {
     b->charged_ns = *estimate_of(b) ? *estimate_of(b) : HAPI_NS_PER_US; /* equals take turns from the start */
     charge(b, b->charged_ns);
-    b->ahead = b->service->prefix && !b->status;
+    b->ahead = b->service->prefix && b->n_computed;
     b->rt->ahead += b->ahead;
 }
 
@@ -116,7 +118,7 @@ static struct hapi_service *next_service(struct hapi_rt *rt)
 
     for (struct hapi_session *s = rt->sessions; s; s = s->next) {
         struct hapi_service *v = s->conn && may_have_more(s) ? runnable(s) : NULL;
-        if (!v || (v->prefix && !v->status && !may_compute_more(rt)))
+        if (!v || (v->prefix && !v->status && !may_compute_more(rt) && !hapi_remember_next(v)))
             continue;
         catch_up(&s->tenant->virtual_ns, rt->virtual_ns);
         catch_up(&s->virtual_ns, s->tenant->session_ns);

@@ -30,6 +30,8 @@ void hapi_service_finish(struct hapi_service *v)
     }
     if (v->refs || !v->dataset)
         return;
+    hapi_feature_set_put(v->kept);
+    v->kept = NULL;
     hapi_prefix_put(v->prefix);
     v->prefix = NULL;
     v->dataset = NULL;
@@ -98,6 +100,8 @@ static void service_fit(struct hapi_service *v)
     for (uint32_t i = 0; !v->status && i < p->n_tensors; i++)
         if (v->req.windows[i].stride < p->row_bytes[i])
             v->status = HAPI_ETOOBIG;
+    if (!v->status)
+        hapi_remember_serve(v);
 }
 
 void hapi_conn_stats_add(struct hapi_conn_stats *sum, const struct hapi_conn_stats *s)
@@ -177,6 +181,7 @@ static void data_recv(struct hapi_conn *c, const void *message, size_t n)
     s->free_services = v->next;
     v->session = s;
     v->prefix = NULL;
+    v->kept = NULL;
     v->finished = false;
     v->formed = v->unsent = v->refs = v->parts = 0;
     v->arrived_ns = hapi_clock_ns();
