@@ -19,10 +19,10 @@ static const char help[] =
     "  --once         one look at the rates, then ends\n"
     "  --json         one line of JSON an interval: each node's counters, and rates\n"
     "  --help, --version\n\n"
-    "clients: connected; requests: in service; busy: part of the time that compute threads work; wait: of a\n"
-    "micro-batch, for a compute thread; bad: samples that could not be served, rejected: clients that broke "
-    "the\n"
-    "protocol, since the node started.\n\nexit codes: 0 ok, 1 failure (a node does not answer), 2 usage\n";
+    "clients: connected; requests: in service; kept: part of the images whose features the node had kept;\n"
+    "busy: part of the time that compute threads work; wait: of a micro-batch, for a compute thread;\n"
+    "bad: samples that could not be served, rejected: clients that broke the protocol, since the node\n"
+    "started.\n\nexit codes: 0 ok, 1 failure (a node does not answer), 2 usage\n";
 
 enum { NODES_MAX = 64, ANSWER_S = 5 };
 
@@ -69,17 +69,18 @@ static double change(const struct looked *l, const char *path)
 }
 
 struct rates {
-    double images, read_Bps, wire_Bps, busy, wait_s;
+    double images, kept, read_Bps, wire_Bps, busy, wait_s;
 };
 
 static struct rates rates_of(const struct looked *l)
 {
     double s = 1e-9 * (double)(l->now_ns - l->before_ns), parts = change(l, "parts");
     double busy = change(l, "stage_s.decode") + change(l, "stage_s.compute") + change(l, "stage_s.convert");
-    double threads = number(l->now, "limits.threads");
+    double threads = number(l->now, "limits.threads"), samples = change(l, "samples");
 
     return (struct rates){
         .images = change(l, "samples") / s,
+        .kept = samples > 0 ? change(l, "features.hits") / samples : 0,
         .read_Bps = change(l, "read_bytes") / s,
         .wire_Bps = change(l, "wire_bytes") / s,
         .busy = threads > 0 ? fmin(1, busy / s / threads) : 0,
@@ -93,8 +94,8 @@ static void print_table(const struct looked *all, int n)
 {
     if (isatty(STDOUT_FILENO))
         fputs("\033[H\033[J", stdout);
-    printf("%-24s %8s %8s %9s %10s %10s %6s %8s %6s %8s\n", "node", "clients", "requests", "images/s",
-           "read MB/s", "wire MB/s", "busy", "wait ms", "bad", "rejected");
+    printf("%-24s %8s %8s %9s %6s %10s %10s %6s %8s %6s %8s\n", "node", "clients", "requests", "images/s",
+           "kept", "read MB/s", "wire MB/s", "busy", "wait ms", "bad", "rejected");
     for (int i = 0; i < n; i++) {
         const struct looked *l = &all[i];
         if (l->ask.over) {
@@ -102,10 +103,10 @@ static void print_table(const struct looked *all, int n)
             continue;
         }
         struct rates r = rates_of(l);
-        printf("%-24s %8.0f %8.0f %9.1f %10.2f %10.2f %5.0f%% %8.1f %6.0f %8.0f\n", l->ask.node,
-               number(l->now, "clients"), number(l->now, "in_service"), r.images, 1e-6 * r.read_Bps,
-               1e-6 * r.wire_Bps, 100 * r.busy, 1e3 * r.wait_s, number(l->now, "bad_samples"),
-               number(l->now, "rejected"));
+        printf("%-24s %8.0f %8.0f %9.1f %5.0f%% %10.2f %10.2f %5.0f%% %8.1f %6.0f %8.0f\n", l->ask.node,
+               number(l->now, "clients"), number(l->now, "in_service"), r.images, 100 * r.kept,
+               1e-6 * r.read_Bps, 1e-6 * r.wire_Bps, 100 * r.busy, 1e3 * r.wait_s,
+               number(l->now, "bad_samples"), number(l->now, "rejected"));
     }
 }
 
@@ -125,6 +126,7 @@ static void print_json(const struct looked *all, int n)
         struct rates r = rates_of(l);
         cJSON *rates = cJSON_AddObjectToObject(one, "rates");
         cJSON_AddNumberToObject(rates, "images_per_s", r.images);
+        cJSON_AddNumberToObject(rates, "kept", r.kept);
         cJSON_AddNumberToObject(rates, "read_Bps", r.read_Bps);
         cJSON_AddNumberToObject(rates, "wire_Bps", r.wire_Bps);
         cJSON_AddNumberToObject(rates, "busy", r.busy);

@@ -180,6 +180,26 @@ static void state_text(FILE *f, const struct hapi_rt *rt)
     one(f, "draining", "gauge", "1: it takes no new clients, and ends.", rt->draining);
 }
 
+static void features_text(FILE *f, const struct hapi_rt *rt)
+{
+    struct hapi_features_stats t = hapi_features_stats_get(rt->features);
+
+    head(f, "feature_rows", "gauge", "Samples whose features are kept, by where.");
+    fprintf(f, "hapi_feature_rows{where=\"memory\"} %llu\nhapi_feature_rows{where=\"disk\"} %llu\n",
+            (unsigned long long)t.memory_rows, (unsigned long long)t.disk_rows);
+    head(f, "feature_bytes", "gauge", "Bytes that features take, by where.");
+    fprintf(f, "hapi_feature_bytes{where=\"memory\"} %llu\nhapi_feature_bytes{where=\"disk\"} %llu\n",
+            (unsigned long long)t.memory_bytes, (unsigned long long)t.disk_bytes);
+    one(f, "feature_hits_total", "counter", "Samples that were not computed: they were kept.",
+        (double)rt->counters.remembered);
+    one(f, "features_kept_total", "counter", "Samples whose features were kept.", (double)t.kept);
+    one(f, "features_dropped_total", "counter", "Kept ones that made room or whose object changed.",
+        (double)t.dropped);
+    one(f, "features_torn_total", "counter", "Kept ones on disk whose checksum did not hold.",
+        (double)t.torn);
+    one(f, "feature_errors_total", "counter", "Errors of the disk that keeps features.", (double)t.errors);
+}
+
 static void tenants_text(FILE *f, const struct hapi_rt *rt)
 {
     static const struct {
@@ -226,6 +246,8 @@ static char *metrics_text(const struct hapi_rt *rt, size_t *n)
     counters_text(f, rt);
     stages_text(f, rt);
     state_text(f, rt);
+    if (rt->features)
+        features_text(f, rt);
     tenants_text(f, rt);
     bool bad = ferror(f);
     if (fclose(f) || bad) {

@@ -395,7 +395,8 @@ static int payload_post(struct hapi_batch *b)
             uint64_t to = w->base + (v->prefix ? (b->first + i) * w->stride : v->raw_offset[b->first + i]);
             uint64_t bytes = v->prefix ? row : b->images[i].bytes;
             bool nothing = !bytes || b->images[i].status;
-            while (!nothing && w->stride == row && i + n < b->count && /* dense on both sides: one write */
+            while (!nothing && v->prefix && w->stride == row &&
+                   i + n < b->count && /* dense on both sides: one write */
                    hapi_batch_row(b, i + n, b->sent_tensors) == from + n * row)
                 n++;
             bytes *= n;

@@ -40,6 +40,10 @@ int hapi_remember_open(struct hapi_rt *rt, struct hapi_err *err)
 
     if (!remembers(c))
         return 0;
+    if (c->cache_memory && c->cache_memory < c->send_area)
+        return hapi_err_set(err, HAPI_EINVAL, 0,
+                            "--cache-memory: %llu bytes hold nothing: less than --send-area, %llu",
+                            (unsigned long long)c->cache_memory, (unsigned long long)c->send_area);
     if (c->cache_disk && !*c->cache)
         return hapi_err_set(err, HAPI_EINVAL, 0, "--cache-disk needs a folder: give --cache DIR");
     if (opt.memory_bytes)
@@ -55,7 +59,7 @@ void hapi_remember_serve(struct hapi_service *v)
     struct hapi_rt *rt = v->session->rt;
     uint8_t key[HAPI_HASH_SIZE];
 
-    if (!rt->features || v->kept || v->session->tenant == &rt->other_tenants ||
+    if (!rt->features || v->kept || !v->prefix || v->session->tenant == &rt->other_tenants ||
         v->prefix->row_total > UINT32_MAX)
         return;
     hapi_prefix_key(v->prefix, hapi_numeric_class(rt->cfg.backend), v->session->tenant->name, key);
@@ -309,8 +313,10 @@ void hapi_remember_commit(struct hapi_batch *b)
 void hapi_remember_release(struct hapi_batch *b)
 {
     for (uint32_t i = 0; i < b->count; i++)
-        if (b->rows[i].source != HAPI_ROW_COMPUTED)
+        if (b->rows[i].source != HAPI_ROW_COMPUTED) {
             hapi_feature_release(b->service->kept, &b->rows[i].place);
+            b->rt->counters.remembered += !b->images[i].status;
+        }
 }
 
 void hapi_remember_errors(struct hapi_rt *rt)

@@ -39,7 +39,8 @@ struct hapi_batch_row {
 size_t hapi_remember_bytes(const struct hapi_config *c);
 /* Samples of a micro-batch: more than are computed at once where some need not be. */
 uint32_t hapi_remember_samples(const struct hapi_config *c);
-/* Sets rt->features. Errors: HAPI_EINVAL (--cache-disk without --cache), of hapi_features_open(). */
+/* Sets rt->features. Errors: HAPI_EINVAL (--cache-disk without --cache, --cache-memory too small), of
+ * hapi_features_open(). */
 int hapi_remember_open(struct hapi_rt *rt, struct hapi_err *err);
 
 /* Its prefix is ready: from now on rows are looked for. */

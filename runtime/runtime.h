@@ -35,6 +35,7 @@
 /* Counters for STAT and for metrics; loop's thread only. */
 struct hapi_counters {
     uint64_t sessions, requests, parts, samples, bad_samples, wire_bytes, read_bytes, rejected, device_errors;
+    uint64_t remembered; /* samples that were sent from what is kept */
     struct hapi_histogram stage[HAPI_METRIC_STAGES_N];
 };
 

@@ -62,6 +62,23 @@ static void limits_json(cJSON *o, const struct hapi_rt *rt)
     number(o, "memory", hapi_memory_available());
 }
 
+static void features_json(cJSON *o, const struct hapi_rt *rt)
+{
+    struct hapi_features_stats t = hapi_features_stats_get(rt->features);
+
+    number(o, "memory_budget", hapi_remember_bytes(&rt->cfg));
+    number(o, "memory_bytes", t.memory_bytes);
+    number(o, "memory_rows", t.memory_rows);
+    number(o, "disk_budget", rt->cfg.cache_disk);
+    number(o, "disk_bytes", t.disk_bytes);
+    number(o, "disk_rows", t.disk_rows);
+    number(o, "hits", rt->counters.remembered);
+    number(o, "kept", t.kept);
+    number(o, "dropped", t.dropped);
+    number(o, "torn", t.torn);
+    number(o, "errors", t.errors);
+}
+
 char *hapi_stat_json(const struct hapi_rt *rt)
 {
     const struct hapi_counters *c = &rt->counters;
@@ -93,6 +110,8 @@ char *hapi_stat_json(const struct hapi_rt *rt)
         number(part, "reserved", gpu.reserved);
         number(part, "used", gpu.used);
     }
+    if (rt->features)
+        features_json(cJSON_AddObjectToObject(o, "features"), rt);
     part = cJSON_AddObjectToObject(o, "transports");
     for (int t = 0; t < HAPI_TRANSPORTS; t++)
         transport_json(cJSON_AddObjectToObject(part, hapi_transport_names[t]), rt, (enum hapi_transport)t);

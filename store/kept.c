@@ -289,7 +289,6 @@ bool hapi_feature_find(struct hapi_feature_set *s, const uint8_t *digest, uint32
         return false;
     r->holds++;
     s->holds++;
-    s->f->stats.hits++;
     *out = (struct hapi_feature){.slot = *at - 1,
                                  .memory = memory_of(s, *at - 1),
                                  .looked_ns = s->f->began_ns + r->looked_s * HAPI_NS_PER_S};

@@ -44,7 +44,7 @@ struct hapi_features_options {
 /* Counts since the start; bytes and rows as of now. */
 struct hapi_features_stats {
     uint64_t memory_rows, memory_bytes, disk_rows, disk_bytes;
-    uint64_t hits, kept, dropped;
+    uint64_t kept, dropped;
     uint64_t torn;   /* rows of an earlier run whose checksum did not hold */
     uint64_t errors; /* of the disk; the last one: */
     struct hapi_err why;
