@@ -202,6 +202,8 @@ static int ranges_check(const struct hapi_config *c, struct hapi_err *err)
                             "64K, max_sessions >= 1, max_requests 1..1024, threads 0..1024, intra_op 1..256");
     if (strcmp(c->transport, "auto") && strcmp(c->transport, "ofi") && strcmp(c->transport, "verbs"))
         return hapi_err_set(err, HAPI_EINVAL, 0, "transport is auto, ofi or verbs, not `%s`", c->transport);
+    if (strcmp(c->adapt, "on") && strcmp(c->adapt, "off"))
+        return hapi_err_set(err, HAPI_EINVAL, 0, "adapt is on or off, not `%s`", c->adapt);
     if (!mtu || c->tos > 255 || c->sl > 15 || c->gid_index > 255)
         return hapi_err_set(err, HAPI_EINVAL, 0,
                             "out of range: gid_index 0..255, mtu 256, 512, 1024, 2048 or 4096, tos 0..255, "

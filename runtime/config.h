@@ -35,6 +35,11 @@
     X(batches, UINT, "8", "N", "micro-batches in flight")                                                    \
     X(read_area, SIZE, "4M", "BYTES", "encoded images of one micro-batch")                                   \
     X(send_area, SIZE, "8M", "BYTES", "activations of one micro-batch")                                      \
+    X(memory, SIZE, "0", "BYTES",                                                                            \
+      "for models, weights and plans on the CPU; 0: most of what is free at the start")                      \
+    X(adapt, STRING, "on", "on|off",                                                                         \
+      "smaller micro-batches so that more networks fit into --memory, and who does not fit waits; off: is "  \
+      "refused")                                                                                             \
     X(gpu_memory, SIZE, "0", "BYTES", "of a GPU, for plans and weights, taken at the start; 0: nearly all")  \
     X(autotune, BOOL, "false", "",                                                                           \
       "tries out which of cuDNN's engines are the fastest here, once, and keeps that: docs/gpu.md")          \

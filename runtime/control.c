@@ -136,7 +136,7 @@ static void on_model_offer(struct hapi_session *s, const struct hapi_msg_model *
 {
     char text[160];
 
-    if (s->upload || s->uploading_busy) {
+    if (s->upload || s->uploading_busy || s->upload_waits) {
         hapi_control_error(s->control, m->id, HAPI_EBUSY, "an upload is under way on this connection");
         return;
     }
@@ -144,7 +144,11 @@ static void on_model_offer(struct hapi_session *s, const struct hapi_msg_model *
     s->upload_size = m->size;
     s->upload_at = 0;
     memcpy(s->upload_hash, m->hash, HAPI_HASH_SIZE);
-    if (hapi_models_has(s->rt->models, m->hash)) {
+    if (s->holds_model)
+        hapi_model_let_go(s->rt->models, s->model);
+    s->holds_model = hapi_model_hold(s->rt->models, m->hash);
+    memcpy(s->model, m->hash, HAPI_HASH_SIZE);
+    if (s->holds_model) {
         send_model(s, HAPI_MSG_MODEL_READY, m->id);
         return;
     }
@@ -155,11 +159,33 @@ static void on_model_offer(struct hapi_session *s, const struct hapi_msg_model *
         hapi_control_error(s->control, m->id, HAPI_ETOOBIG, text);
         return;
     }
-    s->upload = malloc(m->size);
-    if (!s->upload)
-        hapi_control_error(s->control, m->id, HAPI_ENOMEM, "no memory for this model");
-    else
-        send_model(s, HAPI_MSG_MODEL_WANT, m->id);
+    hapi_upload_begin(s);
+}
+
+void hapi_upload_begin(struct hapi_session *s)
+{
+    struct hapi_err err = {0};
+
+    s->upload_tried_ns = hapi_clock_ns();
+    int rc = s->control ? hapi_models_reserve(s->rt->models, s->upload_size, &err) : HAPI_ECLOSED;
+    bool waited = s->upload_waits;
+    char quoted[HAPI_ERR_TEXT];
+
+    s->upload_waits = rc == HAPI_EBUSY; /* the client hears of it when there is room */
+    if (s->upload_waits) {
+        if (!waited)
+            hapi_log(HAPI_LOG_INFO, "waits for memory", "peer=%s for=%s", s->peer,
+                     hapi_log_quote(quoted, sizeof quoted, err.text));
+        return;
+    }
+    if (!rc && !(s->upload = malloc(s->upload_size))) {
+        rc = hapi_err_set(&err, HAPI_ENOMEM, 0, "no memory for this model");
+        hapi_models_release(s->rt->models, s->upload_size);
+    }
+    if (!rc)
+        send_model(s, HAPI_MSG_MODEL_WANT, s->upload_id);
+    else if (s->control)
+        hapi_control_error(s->control, s->upload_id, rc, err.text);
 }
 
 static void model_added(void *user, const struct hapi_err *result)
@@ -169,6 +195,7 @@ static void model_added(void *user, const struct hapi_err *result)
 
     s->uploading_busy = false;
     if (!result->code) {
+        s->holds_model = hapi_model_hold(s->rt->models, s->model);
         hapi_log(HAPI_LOG_INFO, "model ready", "bytes=%" PRIu64, s->upload_size);
         send_model(s, HAPI_MSG_MODEL_READY, s->upload_id);
         return;
@@ -197,6 +224,7 @@ static void on_model_chunk(struct hapi_session *s, const struct hapi_msg_model *
     if (rc) {
         s->uploading_busy = false;
         free(s->upload);
+        hapi_models_release(s->rt->models, s->upload_size);
         hapi_control_error(s->control, s->upload_id, rc, "this node is busy compiling other models");
     }
     s->upload = NULL; /* the table's now */

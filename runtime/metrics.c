@@ -170,13 +170,22 @@ static void state_text(FILE *f, const struct hapi_rt *rt)
     for (int i = 0; i < 4; i++)
         fprintf(f, "hapi_micro_batches{stage=\"%s\"} %u\n", stages[i], batches[i]);
     head(f, "memory_bytes", "gauge",
-         "Memory: of the process; registered buffers; of a GPU, for plans and weights.");
+         "Memory: of the process; registered buffers; models, weights and plans, and what there is for them; "
+         "of "
+         "a GPU, for plans and weights.");
     fprintf(f, "hapi_memory_bytes{kind=\"resident\"} %.0f\nhapi_memory_bytes{kind=\"slab\"} %zu\n",
             resident(), rt->slab.size);
+    struct hapi_models_usage u = hapi_runtime_usage(rt);
+    fprintf(f, "hapi_memory_bytes{kind=\"plans_limit\"} %llu\nhapi_memory_bytes{kind=\"plans\"} %llu\n",
+            (unsigned long long)u.memory, (unsigned long long)u.taken);
     if (hapi_backend_usage(rt->cfg.backend, &gpu))
         fprintf(f,
                 "hapi_memory_bytes{kind=\"gpu_reserved\"} %llu\nhapi_memory_bytes{kind=\"gpu_used\"} %llu\n",
                 (unsigned long long)gpu.reserved, (unsigned long long)gpu.used);
+    head(f, "prefixes", "gauge", "Parts of networks: that can run, that wait for memory.");
+    fprintf(f, "hapi_prefixes{state=\"running\"} %u\nhapi_prefixes{state=\"waiting\"} %u\n", u.running,
+            u.waiting);
+    one(f, "prefixes_refused_total", "counter", "For lack of memory.", (double)u.refused);
     one(f, "draining", "gauge", "1: it takes no new clients, and ends.", rt->draining);
 }
 

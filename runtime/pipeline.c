@@ -205,6 +205,8 @@ bool hapi_batch_start(struct hapi_rt *rt, struct hapi_service *v)
     b->ns[HAPI_NS_QUEUE] = now - v->arrived_ns;
     v->refs++;
     v->unsent++;
+    if (v->prefix)
+        hapi_prefix_enter(v->prefix);
     v->session->batches++;
     uint32_t left = v->status ? 0 : v->req.n_samples - v->formed;
     b->count =
@@ -524,6 +526,8 @@ static void enter_free(struct hapi_batch *b)
     if (!b->posted)
         v->unsent--;
     v->refs--;
+    if (v->prefix)
+        hapi_prefix_leave(v->prefix);
     v->session->batches--;
     v->session->sending--;
     b->service = NULL;

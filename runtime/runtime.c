@@ -31,6 +31,8 @@ static int compute_open(struct hapi_rt *rt, struct hapi_err *err)
         .intra_op = width,
         .micro_batch = rt->cfg.micro_batch,
         .send_area = rt->cfg.send_area,
+        .memory = rt->cfg.memory,
+        .adapts = !strcmp(rt->cfg.adapt, "on"),
         .changed = hapi_session_prefixes_changed,
         .arg = rt,
     };
@@ -254,6 +256,15 @@ int hapi_rt_open(struct hapi_rt **out, const struct hapi_config *cfg, struct hap
     return 0;
 }
 
+struct hapi_models_usage hapi_runtime_usage(const struct hapi_rt *rt)
+{
+    struct hapi_models_usage u = hapi_models_usage_get(rt->models);
+
+    for (const struct hapi_session *s = rt->sessions; s; s = s->next)
+        u.waiting += s->upload_waits;
+    return u;
+}
+
 uint16_t hapi_rt_port(const struct hapi_rt *rt)
 {
     return hapi_control_listener_port(rt->control);
@@ -305,6 +316,7 @@ int hapi_rt_run(struct hapi_rt *rt, struct hapi_err *err)
             return rc;
         if (rt->draining)
             drain_step(rt);
+        hapi_models_tick(rt->models, hapi_clock_ns());
         hapi_sched_pump(rt);
         hapi_sessions_stalled(rt);
         hapi_sessions_reap(rt);

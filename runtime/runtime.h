@@ -86,6 +86,10 @@ struct hapi_session {
     uint8_t nonce[HAPI_NONCE_SIZE];
     int64_t nonce_deadline_ns;
     bool nonce_valid, uploading_busy, ended;
+    bool upload_waits; /* for memory: the client was not asked for its model yet */
+    int64_t upload_tried_ns;
+    bool holds_model; /* `model`: the last that it offered */
+    uint8_t model[HAPI_HASH_SIZE];
     char peer[80];
     struct hapi_conn_stats stats; /* of its data connections that are over */
     struct hapi_err why;          /* the first reason for which it ended */
@@ -182,6 +186,12 @@ void hapi_session_prefixes_changed(void *arg);
  * loop's rounds, when nobody holds a pointer to one. */
 void hapi_sessions_reap(struct hapi_rt *rt);
 void hapi_service_finish(struct hapi_service *v); /* out of the queue; reused once refs is 0 */
+
+/* Of models and plans; clients whose model has no room yet wait, too. */
+struct hapi_models_usage hapi_runtime_usage(const struct hapi_rt *rt);
+
+/* control.c: asks the client for the model that it offered, as soon as there is memory for it. */
+void hapi_upload_begin(struct hapi_session *s);
 
 /* sched.c */
 /* Between the loop's rounds: ends the sessions that take nothing of what was computed for them. */

@@ -6,6 +6,8 @@
 #include "log.h"
 #include "runtime.h"
 
+#define UPLOAD_RETRY_NS (100 * HAPI_NS_PER_MS)
+
 /* ------------------------------------------------------------------ requests in service */
 
 static void queue_remove(struct hapi_session *s, struct hapi_service *v)
@@ -67,7 +69,7 @@ static int service_resolve(struct hapi_service *v)
     }
     if (r->augment_seed)
         return HAPI_EUNSUPPORTED;
-    v->prefix = hapi_prefix_get(rt->models, r, &why);
+    v->prefix = hapi_prefix_get(rt->models, r, v->session->tenant, 1, &why);
     return v->prefix ? 0 : why;
 }
 
@@ -87,7 +89,7 @@ static void service_fit(struct hapi_service *v)
 {
     struct hapi_prefix *p = v->prefix;
 
-    if (!p || p->state == HAPI_PREFIX_BUILDING || v->status || v->formed)
+    if (!p || p->state == HAPI_PREFIX_BUILDING || v->status)
         return;
     if (p->state == HAPI_PREFIX_FAILED) {
         v->status = p->err.code;
@@ -95,6 +97,8 @@ static void service_fit(struct hapi_service *v)
             hapi_control_error(v->session->control, v->req.trace_id, p->err.code, p->err.text);
         return;
     }
+    if (v->formed) /* it had other plans before */
+        return;
     if (p->n_tensors != v->req.n_windows)
         v->status = HAPI_EINVAL;
     for (uint32_t i = 0; !v->status && i < p->n_tensors; i++)
@@ -281,6 +285,8 @@ void hapi_sessions_reap(struct hapi_rt *rt)
 {
     for (struct hapi_session **p = &rt->sessions, *s; (s = *p);) {
         bool busy = s->control || s->conns || s->uploading_busy;
+        if (s->upload_waits && hapi_clock_ns() - s->upload_tried_ns > UPLOAD_RETRY_NS)
+            hapi_upload_begin(s);
         hapi_session_listen_step(s);
         for (uint32_t i = 0; !busy && i < s->n_services; i++)
             busy = s->services[i].refs != 0;
@@ -290,6 +296,10 @@ void hapi_sessions_reap(struct hapi_rt *rt)
         }
         *p = s->next;
         free(s->services);
+        if (s->holds_model)
+            hapi_model_let_go(rt->models, s->model);
+        if (s->upload)
+            hapi_models_release(rt->models, s->upload_size);
         free(s->upload);
         free(s);
     }

@@ -2,7 +2,6 @@
 #include <cjson/cJSON.h>
 
 #include "runtime.h"
-#include "topology.h"
 
 static void number(cJSON *o, const char *name, uint64_t v)
 {
@@ -59,7 +58,18 @@ static void limits_json(cJSON *o, const struct hapi_rt *rt)
     number(o, "batches", c->batches);
     number(o, "read_area", c->read_area);
     number(o, "send_area", c->send_area);
-    number(o, "memory", hapi_memory_available());
+    number(o, "memory", hapi_models_usage_get(rt->models).memory);
+}
+
+static void plans_json(cJSON *o, const struct hapi_rt *rt)
+{
+    struct hapi_models_usage u = hapi_runtime_usage(rt);
+
+    number(o, "memory", u.memory);
+    number(o, "taken", u.taken);
+    number(o, "running", u.running);
+    number(o, "waiting", u.waiting);
+    number(o, "refused", u.refused);
 }
 
 static void features_json(cJSON *o, const struct hapi_rt *rt)
@@ -110,6 +120,7 @@ char *hapi_stat_json(const struct hapi_rt *rt)
         number(part, "reserved", gpu.reserved);
         number(part, "used", gpu.used);
     }
+    plans_json(cJSON_AddObjectToObject(o, "plans"), rt);
     if (rt->features)
         features_json(cJSON_AddObjectToObject(o, "features"), rt);
     part = cJSON_AddObjectToObject(o, "transports");
