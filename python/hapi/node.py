@@ -143,11 +143,12 @@ class Link:
         self.made = []
 
     def shape(self, mbit):
-        """From now on so many Mbit/s each way. A burst is what passes in 1 ms, 64 kB at least: a larger packet would be cut."""
+        """From now on so many Mbit/s each way. A burst is what passes in 1 ms, and always more than the largest packet that TCP
+        hands down (64 kB and its headers): tbf waits for ever for one that was queued when bursts were larger."""
         self.mbit = mbit
         for name in self.names:
             if mbit:
-                tbf = ["tbf", "rate", f"{mbit}mbit", "burst", f"{max(64, mbit // 8)}kb", "latency", "100ms"]
+                tbf = ["tbf", "rate", f"{mbit}mbit", "burst", f"{max(128, mbit // 8)}kb", "latency", "100ms"]
             else:
                 tbf = ["pfifo"]
             self._run("tc", "-n", name, "qdisc", "replace", "dev", "wire0", "root", *tbf)
