@@ -56,15 +56,30 @@ static uint64_t models_bytes(const struct hapi_models *m)
     return sum;
 }
 
-uint64_t hapi_admit_taken(const struct hapi_models *m)
+/* Of one owner, or of all (NULL). */
+static uint64_t plans_bytes(const struct hapi_models *m, const uint64_t *owner)
 {
-    uint64_t sum = models_bytes(m);
+    uint64_t sum = 0;
 
     for (int i = 0; i < HAPI_PREFIXES_MAX; i++) {
         const struct hapi_prefix_slot *p = m->prefix[i];
-        if (p && has_plans(p) && p->at >= 0)
+        if (p && has_plans(p) && p->at >= 0 && (!owner || p->model->owner == *owner))
             sum += p->own[p->at] + (weights_at(m, p) == i ? p->weights : 0);
     }
+    return sum;
+}
+
+uint64_t hapi_admit_taken(const struct hapi_models *m)
+{
+    return models_bytes(m) + plans_bytes(m, NULL);
+}
+
+static uint64_t taken_by(const struct hapi_models *m, uint64_t owner)
+{
+    uint64_t sum = plans_bytes(m, &owner);
+
+    for (int i = 0; i < HAPI_MODELS_MAX; i++)
+        sum += m->model[i].model && m->model[i].owner == owner ? m->model[i].bytes : 0;
     return sum;
 }
 
@@ -106,8 +121,19 @@ bool hapi_admit_room(struct hapi_models *m, uint64_t bytes)
     return true;
 }
 
-int hapi_models_reserve(struct hapi_models *m, uint64_t bytes, struct hapi_err *err)
+int hapi_models_reserve(struct hapi_models *m, struct hapi_owner o, uint64_t bytes, struct hapi_err *err)
 {
+    uint64_t has = o.memory ? taken_by(m, o.id) : 0;
+
+    if (o.memory && has + 2 * bytes > o.memory) {
+        bool never = 2 * bytes > o.memory || !m->opt.adapts;
+        m->refused += never;
+        return hapi_err_set(
+            err, never ? HAPI_ENOMEM : HAPI_EBUSY, 0,
+            "a model of %.0f MiB, and as much for its weights: this tenant has %.0f of %.0f MiB "
+            "(memory=)",
+            0x1p-20 * (double)bytes, 0x1p-20 * (double)has, 0x1p-20 * (double)o.memory);
+    }
     if (!hapi_admit_room(m, 2 * bytes)) { /* its weights in the order that kernels take come beside it */
         bool never = 2 * bytes > m->opt.memory || !m->opt.adapts;
         m->refused += never;
@@ -143,12 +169,12 @@ static uint32_t tenant_of(struct hapi_models *m, const struct hapi_prefix_slot *
 {
     uint32_t i = 0;
 
-    while (i < m->n_tenants && m->tenants[i].who != p->tenant)
+    while (i < m->n_tenants && m->tenants[i].who != p->whose.id)
         i++;
     if (i == m->n_tenants && m->n_tenants < HAPI_PREFIXES_MAX)
-        m->tenants[m->n_tenants++].who = p->tenant;
+        m->tenants[m->n_tenants++].who = p->whose.id;
     i = i < m->n_tenants ? i : 0; /* more than ever are served at once have come: they share */
-    m->tenants[i].tenant.weight = p->weight;
+    m->tenants[i].tenant.weight = p->whose.weight;
     return i;
 }
 
@@ -164,7 +190,24 @@ static void bytes_line(const struct hapi_prefix_slot *p, struct hapi_adapt_reque
     r->fixed_bytes = p->own[0] > first ? p->own[0] - first : 0;
 }
 
-static void request_add(struct hapi_models *m, struct round *r, struct hapi_prefix_slot *p)
+/* How many of its sizes its owner's memory has room for, as it is now; those it runs with in any case. */
+static uint32_t sizes_allowed(const struct hapi_models *m, const struct hapi_prefix_slot *p)
+{
+    uint64_t has = p->whose.memory ? taken_by(m, p->model->owner) : 0;
+    uint32_t n = p->n_sizes;
+
+    if (!p->whose.memory)
+        return n;
+    if (p->at >= 0)
+        has -= p->own[p->at];
+    else if (weights_at(m, p) < 0)
+        has += p->weights;
+    while (n && has + p->own[n - 1] > p->whose.memory && (int)n - 1 > p->at)
+        n--;
+    return n;
+}
+
+static void request_add(struct hapi_models *m, struct round *r, struct hapi_prefix_slot *p, uint32_t n_sizes)
 {
     struct hapi_adapt_request *q = &r->request[r->n];
     struct hapi_curve_point *point = r->point[r->n];
@@ -174,12 +217,12 @@ static void request_add(struct hapi_models *m, struct round *r, struct hapi_pref
         .key = r->n + 1,
         .shared_bytes = p->weights,
         .b_min = p->sizes[0],
-        .b_max = p->sizes[p->n_sizes - 1],
+        .b_max = p->sizes[n_sizes - 1],
         .tenant = tenant_of(m, p),
         .age = p->age,
         .batch = p->at >= 0 ? p->sizes[p->at] : 0,
         .device = p->at >= 0 || p->claims ? 0 : -1,
-        .seconds = {.n = p->n_sizes, .points = point},
+        .seconds = {.n = n_sizes, .points = point},
     };
     for (uint32_t i = 0; i < r->n; i++)
         if (same_weights(r->slot[i], p)) {
@@ -200,6 +243,22 @@ static void refuse(struct hapi_prefix_slot *p, uint64_t bytes, const char *why)
                  "plans of micro-batch %lld take %.0f MiB; models and plans have %.0f of %.0f MiB here: %s",
                  (long long)hapi_prefix_batch(p, p->want), 0x1p-20 * (double)bytes,
                  0x1p-20 * (double)hapi_admit_taken(m), 0x1p-20 * (double)m->opt.memory, why);
+    hapi_prefix_fail(p);
+}
+
+/* Its owner has no memory left for it: it waits for what else the owner runs, if anything. */
+static void owner_full(struct hapi_prefix_slot *p)
+{
+    uint64_t alone = p->model->bytes + p->own[0] + p->weights;
+
+    p->want = -1;
+    if (alone <= p->whose.memory)
+        return;
+    p->owner->refused++;
+    hapi_err_set(&p->prefix.err, HAPI_ENOMEM, 0,
+                 "model and plans of micro-batch %lld take %.0f MiB; this tenant may have %.0f (memory=)",
+                 (long long)hapi_prefix_batch(p, 0), 0x1p-20 * (double)alone,
+                 0x1p-20 * (double)p->whose.memory);
     hapi_prefix_fail(p);
 }
 
@@ -252,7 +311,11 @@ static void round_make(struct hapi_models *m, bool once)
             p->age++;
         if (has_plans(p))
             p->age = 0;
-        request_add(m, &r, p);
+        uint32_t sizes = sizes_allowed(m, p);
+        if (sizes)
+            request_add(m, &r, p, sizes);
+        else
+            owner_full(p);
     }
     a.n_requests = r.n;
     a.n_tenants = m->n_tenants;
@@ -285,6 +348,8 @@ static void builds_start(struct hapi_models *m)
             p->prefix.state == HAPI_PREFIX_FAILED)
             continue;
         uint64_t bytes = p->own[p->want] + (weights_at(m, p) < 0 ? p->weights : 0);
+        if (p->whose.memory && taken_by(m, p->model->owner) + bytes > p->whose.memory)
+            continue; /* with a round to come, smaller, or when its owner has room */
         if (hapi_admit_room(m, bytes))
             (void)hapi_prefix_build(p); /* else: with the next round */
         else if (!m->opt.adapts)

@@ -40,7 +40,7 @@ static const struct row *row_find(const char *name, size_t n)
     return NULL;
 }
 
-static int number(const char *text, bool suffix, uint64_t max, uint64_t *out)
+int hapi_config_number(const char *text, bool suffix, uint64_t max, uint64_t *out)
 {
     char *end;
 
@@ -77,17 +77,17 @@ static int set(struct hapi_config *c, const struct row *r, const char *text, str
         *(bool *)field = !strcmp(text, "true");
         return 0;
     case UINT:
-        if (number(text, false, UINT32_MAX, &v))
+        if (hapi_config_number(text, false, UINT32_MAX, &v))
             return hapi_err_set(err, HAPI_EINVAL, 0, "%s takes a number, not `%s`", r->name, text);
         *(uint32_t *)field = (uint32_t)v;
         return 0;
     case SIZE:
-        if (number(text, true, INT64_MAX, &v))
+        if (hapi_config_number(text, true, INT64_MAX, &v))
             return hapi_err_set(err, HAPI_EINVAL, 0, "%s takes bytes such as 4M, not `%s`", r->name, text);
         *(uint64_t *)field = v;
         return 0;
     case ROUTE:
-        if (*text && number(text, false, INT32_MAX, &v))
+        if (*text && hapi_config_number(text, false, INT32_MAX, &v))
             return hapi_err_set(err, HAPI_EINVAL, 0, "%s takes a number, not `%s`", r->name, text);
         *(int32_t *)field = *text ? (int32_t)v : -1;
         return 0;

@@ -24,6 +24,8 @@
       "what runs the prefix; auto: a GPU that answers, else oneDNN")                                         \
     X(config, STRING, "", "FILE", "read these keys from a file first")                                       \
     X(key, STRING, "", "FILE", "pre-shared keys (identity:hex a line): TLS 1.3 on the control channel")      \
+    X(tenants, STRING, "", "FILE",                                                                           \
+      "what each identity of --key may see and take: docs/tenants.md ")                            \
     X(insecure, BOOL, "false", "", "serve an address off loopback without a key")                            \
     X(cache, STRING, "", "DIR", "where dataset indexes are kept between runs, and activations")              \
     X(cache_memory, SIZE, "0", "BYTES",                                                                      \
@@ -72,5 +74,8 @@ struct hapi_config {
  * the config file (named, with the line). */
 int hapi_config_parse(struct hapi_config *c, int argc, char **argv, struct hapi_err *err);
 void hapi_config_help(FILE *f);
+/* A whole number, with `suffix` also with k, M, G or T for powers of 1024. HAPI_EINVAL: it is none, or above
+ * max. */
+int hapi_config_number(const char *text, bool suffix, uint64_t max, uint64_t *out);
 
 #endif

@@ -43,6 +43,8 @@ static void on_ls(struct hapi_session *s, const void *body, size_t n)
     for (uint32_t i = 0; rc >= 0 && i < hapi_store_count(rt->store); i++) {
         const struct hapi_dataset *d = hapi_store_at(rt->store, i);
         int used = 0;
+        if (!hapi_tenant_reads(s->tenant, d->name))
+            continue;
         for (uint32_t c = 0; used >= 0 && c < d->n_classes; c++)
             used = hapi_classes_append(rt->scratch, HAPI_FRAME_MAX, (size_t)used, d->classes[c]);
         struct hapi_msg_dataset m = {
@@ -98,7 +100,8 @@ static void on_index(struct hapi_session *s, const void *body, size_t n)
     }
     memcpy(name, m.dataset.s, m.dataset.n);
     name[m.dataset.n] = '\0';
-    const struct hapi_dataset *d = hapi_store_find(rt->store, name);
+    bool reads = hapi_tenant_reads(s->tenant, name); /* what it may not see is not there */
+    const struct hapi_dataset *d = reads ? hapi_store_find(rt->store, name) : NULL;
     if (!d) {
         hapi_err_set(&err, HAPI_ENOENT, 0, "this node has no dataset `%s` (hapi ls lists them)", name);
         hapi_control_error(s->control, m.id, err.code, err.text);
@@ -145,11 +148,17 @@ static void on_model_offer(struct hapi_session *s, const struct hapi_msg_model *
     s->upload_at = 0;
     memcpy(s->upload_hash, m->hash, HAPI_HASH_SIZE);
     if (s->holds_model)
-        hapi_model_let_go(s->rt->models, s->model);
-    s->holds_model = hapi_model_hold(s->rt->models, m->hash);
+        hapi_model_let_go(s->rt->models, hapi_session_owner(s), s->model);
+    s->holds_model = hapi_model_hold(s->rt->models, hapi_session_owner(s), m->hash);
     memcpy(s->model, m->hash, HAPI_HASH_SIZE);
     if (s->holds_model) {
         send_model(s, HAPI_MSG_MODEL_READY, m->id);
+        return;
+    }
+    if (!s->tenant->rules.upload) {
+        snprintf(text, sizeof text, "tenant %.80s may not have models computed here (upload=no)",
+                 s->tenant->name);
+        hapi_control_error(s->control, m->id, HAPI_EAUTH, text);
         return;
     }
     if (!m->size || m->size > s->rt->cfg.max_model) {
@@ -167,7 +176,8 @@ void hapi_upload_begin(struct hapi_session *s)
     struct hapi_err err = {0};
 
     s->upload_tried_ns = hapi_clock_ns();
-    int rc = s->control ? hapi_models_reserve(s->rt->models, s->upload_size, &err) : HAPI_ECLOSED;
+    int rc = s->control ? hapi_models_reserve(s->rt->models, hapi_session_owner(s), s->upload_size, &err)
+                        : HAPI_ECLOSED;
     bool waited = s->upload_waits;
     char quoted[HAPI_ERR_TEXT];
 
@@ -195,7 +205,7 @@ static void model_added(void *user, const struct hapi_err *result)
 
     s->uploading_busy = false;
     if (!result->code) {
-        s->holds_model = hapi_model_hold(s->rt->models, s->model);
+        s->holds_model = hapi_model_hold(s->rt->models, hapi_session_owner(s), s->model);
         hapi_log(HAPI_LOG_INFO, "model ready", "bytes=%" PRIu64, s->upload_size);
         send_model(s, HAPI_MSG_MODEL_READY, s->upload_id);
         return;
@@ -220,7 +230,8 @@ static void on_model_chunk(struct hapi_session *s, const struct hapi_msg_model *
     if (s->upload_at < s->upload_size)
         return;
     s->uploading_busy = true;
-    int rc = hapi_models_add(s->rt->models, s->upload_hash, s->upload, s->upload_size, model_added, s);
+    int rc = hapi_models_add(s->rt->models, hapi_session_owner(s), s->upload_hash, s->upload, s->upload_size,
+                             model_added, s);
     if (rc) {
         s->uploading_busy = false;
         free(s->upload);
@@ -247,8 +258,10 @@ static void on_model(struct hapi_session *s, enum hapi_message type, const void 
 
 static int services_reserve(struct hapi_session *s, uint32_t wanted)
 {
-    uint32_t n = wanted < s->rt->cfg.max_requests ? wanted : s->rt->cfg.max_requests;
+    uint32_t most = s->tenant->rules.requests, n;
 
+    most = most && most < s->rt->cfg.max_requests ? most : s->rt->cfg.max_requests;
+    n = wanted < most ? wanted : most;
     n = n ? n : 1;
     if (s->services)
         return 0;
@@ -336,11 +349,20 @@ static void on_stat(struct hapi_session *s, const void *body, size_t n)
 static void control_open(struct hapi_control *c, const struct hapi_hello *peer)
 {
     struct hapi_rt *rt = hapi_control_listener_user(c);
+    struct hapi_tenant *tenant = hapi_tenant_of(rt, hapi_control_identity(c));
     struct hapi_session *s = NULL;
+    struct hapi_err err = {0};
     uint32_t n = 0;
 
     for (const struct hapi_session *x = rt->sessions; x; x = x->next)
         n += x->control && hapi_control_is_open(x->control); /* one that is told why it ends is none */
+    int rc = hapi_tenant_admits(rt, tenant, &err);
+    if (rc) {
+        hapi_log(HAPI_LOG_WARN, "client refused", "peer=%s why=\"%s\"", hapi_control_peer(c), err.text);
+        hapi_control_error(c, 0, rc, err.text);
+        hapi_control_finish(c);
+        return;
+    }
     if (n < rt->cfg.max_sessions && !rt->draining)
         s = calloc(1, sizeof *s);
     if (!s) {
@@ -356,7 +378,8 @@ static void control_open(struct hapi_control *c, const struct hapi_hello *peer)
     s->next = rt->sessions;
     rt->sessions = s;
     rt->counters.sessions++;
-    s->tenant = hapi_tenant_of(rt, hapi_control_identity(c));
+    s->tenant = tenant;
+    s->number = 2 * rt->counters.sessions + 1;
     s->tenant->sessions++;
     hapi_control_user_set(c, s);
     snprintf(s->peer, sizeof s->peer, "%s", hapi_control_peer(c));

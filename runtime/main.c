@@ -23,6 +23,10 @@ static void on_signal(struct hapi_watch *w, uint32_t revents)
 
     (void)revents;
     while (read(w->fd, &info, sizeof info) == sizeof info) {
+        if (info.ssi_signo == SIGHUP) {
+            hapi_rt_reload(s->rt);
+            continue;
+        }
         hapi_log(HAPI_LOG_INFO, "draining", "signal=%s", strsignal((int)info.ssi_signo));
         hapi_rt_drain(s->rt);
     }
@@ -109,6 +113,7 @@ int main(int argc, char **argv)
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, NULL); /* before any thread, so that only the signalfd sees them */
     int fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
     if (fd < 0) {

@@ -15,7 +15,7 @@
 #include "log.h"
 #include "runtime.h"
 
-enum { CONNECTIONS = 16, TIMEOUT_S = 5, TENANTS = 256, ROUNDS = 16 };
+enum { CONNECTIONS = 16, TIMEOUT_S = 5, ROUNDS = 16 };
 
 const char *const hapi_metric_stage_names[] = {
 #define X(stage, name) [stage] = name,
@@ -44,32 +44,6 @@ void hapi_histogram_add(struct hapi_histogram *h, int64_t ns)
             h->within[i]++;
             return;
         }
-}
-
-struct hapi_tenant *hapi_tenant_of(struct hapi_rt *rt, const char *identity)
-{
-    const char *name = identity ? identity : "-";
-    struct hapi_tenant *t;
-    int n = 0;
-
-    for (t = rt->tenants; t; t = t->next, n++)
-        if (!strcmp(t->name, name))
-            return t;
-    t = n < TENANTS && strlen(name) < sizeof t->name ? calloc(1, sizeof *t) : NULL;
-    if (!t)
-        return &rt->other_tenants;
-    memcpy(t->name, name, strlen(name) + 1);
-    t->next = rt->tenants;
-    rt->tenants = t;
-    return t;
-}
-
-void hapi_tenants_free(struct hapi_rt *rt)
-{
-    for (struct hapi_tenant *t = rt->tenants, *next; t; t = next) {
-        next = t->next;
-        free(t);
-    }
 }
 
 /* ------------------------------------------------------------------ the text */

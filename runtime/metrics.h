@@ -40,19 +40,6 @@ struct hapi_histogram {
 };
 void hapi_histogram_add(struct hapi_histogram *h, int64_t ns);
 
-/* What was done for an identity of the key file; those without a key are `-`. */
-struct hapi_tenant {
-    struct hapi_tenant *next;
-    char name[128];
-    int64_t virtual_ns; /* of the node's time, that it has had; session_ns: what its session that was served
-                           last */
-    int64_t session_ns; /* had had by then: sched.c */
-    uint64_t sessions, requests, samples, bad_samples, wire_bytes, thread_ns;
-};
-/* Never NULL: with too many, or without memory, it is the one of all others. identity NULL: `-`. */
-struct hapi_tenant *hapi_tenant_of(struct hapi_rt *rt, const char *identity);
-void hapi_tenants_free(struct hapi_rt *rt);
-
 struct hapi_metrics;
 /* address "": there is none, *out is NULL. Errors: HAPI_EINVAL (the address), HAPI_ESYS. */
 int hapi_metrics_open(struct hapi_metrics **out, struct hapi_rt *rt, const char *address,

@@ -9,6 +9,7 @@
 struct add_job {
     struct hapi_job job;
     struct hapi_models *owner;
+    struct hapi_owner whose;
     uint8_t hash[HAPI_HASH_SIZE];
     void *bytes;
     size_t size;
@@ -65,17 +66,19 @@ void hapi_models_reap(struct hapi_models *m)
 
 /* ------------------------------------------------------------------ models */
 
-struct hapi_model_slot *hapi_model_slot_find(struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE])
+struct hapi_model_slot *hapi_model_slot_find(struct hapi_models *m, uint64_t owner,
+                                             const uint8_t hash[HAPI_HASH_SIZE])
 {
     for (int i = 0; i < HAPI_MODELS_MAX; i++)
-        if (m->model[i].model && !memcmp(m->model[i].hash, hash, HAPI_HASH_SIZE))
+        if (m->model[i].model && m->model[i].owner == owner &&
+            !memcmp(m->model[i].hash, hash, HAPI_HASH_SIZE))
             return &m->model[i];
     return NULL;
 }
 
-bool hapi_model_hold(struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE])
+bool hapi_model_hold(struct hapi_models *m, struct hapi_owner o, const uint8_t hash[HAPI_HASH_SIZE])
 {
-    struct hapi_model_slot *s = hapi_model_slot_find(m, hash);
+    struct hapi_model_slot *s = hapi_model_slot_find(m, o.id, hash);
 
     if (s) {
         s->used = ++m->tick;
@@ -84,9 +87,9 @@ bool hapi_model_hold(struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE])
     return s != NULL;
 }
 
-void hapi_model_let_go(struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE])
+void hapi_model_let_go(struct hapi_models *m, struct hapi_owner o, const uint8_t hash[HAPI_HASH_SIZE])
 {
-    hapi_model_slot_find(m, hash)->sessions--;
+    hapi_model_slot_find(m, o.id, hash)->sessions--;
 }
 
 bool hapi_model_drop_idle(struct hapi_models *m)
@@ -143,14 +146,16 @@ static void add_done(struct hapi_job *job)
 {
     struct add_job *a = (struct add_job *)job;
     struct hapi_models *m = a->owner;
-    struct hapi_model_slot *s = a->model && !hapi_model_slot_find(m, a->hash) ? model_slot_take(m) : NULL;
+    struct hapi_model_slot *s =
+        a->model && !hapi_model_slot_find(m, a->whose.id, a->hash) ? model_slot_take(m) : NULL;
 
     if (s) {
-        *s = (struct hapi_model_slot){.model = a->model, .used = ++m->tick, .bytes = a->size};
+        *s = (struct hapi_model_slot){
+            .model = a->model, .owner = a->whose.id, .used = ++m->tick, .bytes = a->size};
         memcpy(s->hash, a->hash, HAPI_HASH_SIZE);
     } else if (a->model) { /* someone else was faster, or there is no room */
         hapi_model_close(a->model);
-        if (!hapi_model_slot_find(m, a->hash))
+        if (!hapi_model_slot_find(m, a->whose.id, a->hash))
             hapi_err_set(&a->err, HAPI_EBUSY, 0, "all %d models that this node keeps are in use",
                          HAPI_MODELS_MAX);
     }
@@ -159,8 +164,9 @@ static void add_done(struct hapi_job *job)
     free(a);
 }
 
-int hapi_models_add(struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE], void *bytes, size_t size,
-                    void (*done)(void *user, const struct hapi_err *result), void *user)
+int hapi_models_add(struct hapi_models *m, struct hapi_owner o, const uint8_t hash[HAPI_HASH_SIZE],
+                    void *bytes, size_t size, void (*done)(void *user, const struct hapi_err *result),
+                    void *user)
 {
     struct add_job *a = calloc(1, sizeof *a);
 
@@ -168,6 +174,7 @@ int hapi_models_add(struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE], v
         return HAPI_ENOMEM;
     *a = (struct add_job){.job = {.run = add_run, .done = add_done},
                           .owner = m,
+                          .whose = o,
                           .bytes = bytes,
                           .size = size,
                           .done = done,

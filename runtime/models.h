@@ -34,22 +34,30 @@ struct hapi_models_options {
     void *arg;
 };
 
+/* Whose a model is: nobody else finds it, whatever is known of it. */
+struct hapi_owner {
+    uint64_t id;
+    uint32_t weight; /* of its share of the memory, >= 1 */
+    uint64_t memory; /* bytes of its models and plans; 0: as there are */
+};
+
 int hapi_models_open(struct hapi_models **out, struct hapi_loop *loop, const struct hapi_models_options *opt,
                      struct hapi_err *err);
 void hapi_models_close(struct hapi_models *m); /* no prefix may be held */
 void hapi_models_reap(struct hapi_models *m);  /* from the loop's on_wake */
 
 /* Keeps a model that is there, for as long as a session may ask for it; false: it is not there. */
-bool hapi_model_hold(struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE]);
-void hapi_model_let_go(struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE]);
+bool hapi_model_hold(struct hapi_models *m, struct hapi_owner o, const uint8_t hash[HAPI_HASH_SIZE]);
+void hapi_model_let_go(struct hapi_models *m, struct hapi_owner o, const uint8_t hash[HAPI_HASH_SIZE]);
 /* Room for a model that is to come, taken until it is released or added. Errors: HAPI_EBUSY (not now: who has
  * it may leave), HAPI_ENOMEM (not here). */
-int hapi_models_reserve(struct hapi_models *m, uint64_t bytes, struct hapi_err *err);
+int hapi_models_reserve(struct hapi_models *m, struct hapi_owner o, uint64_t bytes, struct hapi_err *err);
 void hapi_models_release(struct hapi_models *m, uint64_t bytes);
 /* Takes malloc'd bytes for which room is reserved; done() says 0 or why not (hash differs, not a model, table
  * full). Exactly one done(), later, unless an error is returned, and then the bytes stay the caller's. */
-int hapi_models_add(struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE], void *bytes, size_t size,
-                    void (*done)(void *user, const struct hapi_err *result), void *user);
+int hapi_models_add(struct hapi_models *m, struct hapi_owner o, const uint8_t hash[HAPI_HASH_SIZE],
+                    void *bytes, size_t size, void (*done)(void *user, const struct hapi_err *result),
+                    void *user);
 
 /* Once a second at least: who waits for memory grows older. */
 void hapi_models_tick(struct hapi_models *m, int64_t now_ns);
@@ -61,11 +69,10 @@ struct hapi_models_usage {
 };
 struct hapi_models_usage hapi_models_usage_get(const struct hapi_models *m);
 
-/* The prefix for what the request asks; compiled if it is new: look at its state. tenant: for whom, by any
- * address, with its weight >= 1. NULL: no such model (HAPI_ENOENT), or a table is full of things in use
- * (HAPI_EBUSY). Held until put. */
-struct hapi_prefix *hapi_prefix_get(struct hapi_models *m, const struct hapi_request *r, const void *tenant,
-                                    uint32_t weight, int *why);
+/* The prefix for what the request asks; compiled if it is new: look at its state. NULL: its owner has no such
+ * model (HAPI_ENOENT), or a table is full of things in use (HAPI_EBUSY). Held until put. */
+struct hapi_prefix *hapi_prefix_get(struct hapi_models *m, const struct hapi_request *r, struct hapi_owner o,
+                                    int *why);
 void hapi_prefix_put(struct hapi_prefix *p);
 /* What names rows of a ready prefix that are kept for a tenant: all that they depend on. */
 void hapi_prefix_key(const struct hapi_prefix *p, const char *numeric_class, const char *tenant,

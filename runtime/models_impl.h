@@ -20,6 +20,7 @@ enum { HAPI_MODELS_MAX = 32, HAPI_PREFIXES_MAX = 64, HAPI_CUT_ID_MAX = 8192, HAP
 struct hapi_model_slot {
     struct hapi_model *model;
     uint8_t hash[HAPI_HASH_SIZE];
+    uint64_t owner;
     uint64_t used; /* tick of the last use */
     uint64_t bytes;
     int holders;  /* prefixes made from it */
@@ -48,8 +49,8 @@ struct hapi_prefix_slot {
     int holders;
     int64_t left_ns; /* when the last holder left */
     enum hapi_prefix_phase phase;
-    const void *tenant; /* of who asked first */
-    uint32_t weight, age;
+    struct hapi_owner whose;
+    uint32_t age;
     bool claims; /* the memory that it lacks is not given to others */
 
     /* Micro-batches that differ in memory, ascending; the last stands for `bound`. */
@@ -71,7 +72,7 @@ struct hapi_models {
     struct hapi_model_slot model[HAPI_MODELS_MAX];
     struct hapi_prefix_slot *prefix[HAPI_PREFIXES_MAX];
     struct {
-        const void *who;
+        uint64_t who;
         struct hapi_adapt_tenant tenant;
     } tenants[HAPI_PREFIXES_MAX];
     uint32_t n_tenants;
@@ -80,7 +81,8 @@ struct hapi_models {
 };
 
 /* models.c */
-struct hapi_model_slot *hapi_model_slot_find(struct hapi_models *m, const uint8_t hash[HAPI_HASH_SIZE]);
+struct hapi_model_slot *hapi_model_slot_find(struct hapi_models *m, uint64_t owner,
+                                             const uint8_t hash[HAPI_HASH_SIZE]);
 /* Of those that no session may ask for, the one that was used least recently; false: there is none. */
 bool hapi_model_drop_idle(struct hapi_models *m);
 

@@ -92,6 +92,19 @@ const struct hapi_sample_info *hapi_service_sample(const struct hapi_service *v,
     return &v->dataset->samples[v->dataset->objects[object].first_sample + s->index];
 }
 
+/* That will travel, as far as it is known before anything is read. */
+static uint64_t payload_bytes(const struct hapi_batch *b)
+{
+    const struct hapi_service *v = b->service;
+    uint64_t bytes = v->prefix ? b->count * v->prefix->row_total : 0;
+
+    for (uint32_t i = 0; !v->prefix && i < b->count; i++) {
+        const struct hapi_sample_info *info = hapi_service_sample(v, b->first + i);
+        bytes += info ? info->bytes : 0;
+    }
+    return bytes;
+}
+
 static void read_done(struct hapi_read *r)
 {
     struct hapi_batch *b = r->user;
@@ -182,8 +195,10 @@ static void enter_read(struct hapi_batch *b)
     }
     hapi_remember_trim(b, i);
     b->count = i;
-    if (!b->again)
+    if (!b->again) {
         v->formed = b->first + i;
+        hapi_tenant_sends(v->session->tenant, payload_bytes(b), hapi_clock_ns());
+    }
     hapi_batch_read_over(b); /* ours */
 }
 

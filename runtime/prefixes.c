@@ -311,10 +311,10 @@ static struct hapi_prefix_slot *prefix_new(struct hapi_models *m, struct hapi_mo
     return p;
 }
 
-struct hapi_prefix *hapi_prefix_get(struct hapi_models *m, const struct hapi_request *r, const void *tenant,
-                                    uint32_t weight, int *why)
+struct hapi_prefix *hapi_prefix_get(struct hapi_models *m, const struct hapi_request *r, struct hapi_owner o,
+                                    int *why)
 {
-    struct hapi_model_slot *model = hapi_model_slot_find(m, r->model_hash);
+    struct hapi_model_slot *model = hapi_model_slot_find(m, o.id, r->model_hash);
     static struct hapi_prefix_id key; /* large; the loop's thread only */
     struct hapi_prefix_slot *p = NULL;
 
@@ -323,7 +323,7 @@ struct hapi_prefix *hapi_prefix_get(struct hapi_models *m, const struct hapi_req
         return NULL;
     model->used = ++m->tick;
     for (int i = 0; i < HAPI_PREFIXES_MAX && !p; i++)
-        if (m->prefix[i] && key_equal(&m->prefix[i]->key, &key))
+        if (m->prefix[i] && m->prefix[i]->model == model && key_equal(&m->prefix[i]->key, &key))
             p = m->prefix[i];
     if (p && p->prefix.state == HAPI_PREFIX_FAILED && !p->holders) { /* memory may be there now: try again */
         for (int i = 0; i < HAPI_PREFIXES_MAX; i++)
@@ -336,10 +336,7 @@ struct hapi_prefix *hapi_prefix_get(struct hapi_models *m, const struct hapi_req
         p = prefix_new(m, model, &key, why);
     if (!p)
         return NULL;
-    if (!p->tenant) {
-        p->tenant = tenant;
-        p->weight = weight;
-    }
+    p->whose = o;
     p->used = ++m->tick;
     if (!p->holders++ && p->phase == HAPI_PREFIX_WAITS)
         hapi_admit(m);

@@ -167,12 +167,10 @@ static int listen_open(struct hapi_rt *rt, struct hapi_err *err)
                             "%s is not loopback: give --key FILE (made with `openssl rand -hex 32`, as lines "
                             "`name:hex`), or say --insecure on an isolated network",
                             c->listen);
-    if (*c->key) {
-        rc = hapi_keys_load(&rt->keys, c->key, err);
-        if (rc)
-            return rc;
-        opt.keys = rt->keys;
-    }
+    rc = hapi_access_open(rt, err);
+    if (rc)
+        return rc;
+    opt.keys = rt->keys;
     return hapi_control_listen(&rt->control, rt->loop, rt->host, port, &opt, &hapi_session_control_handler,
                                rt, err);
 }
@@ -352,9 +350,8 @@ void hapi_rt_close(struct hapi_rt *rt)
     if (rt->pinned)
         hapi_backend_unpin(rt->cfg.backend, rt->slab.base);
     hapi_slab_fini(&rt->slab);
-    hapi_keys_free(rt->keys);
     hapi_topology_close(rt->topology);
-    hapi_tenants_free(rt);
+    hapi_access_close(rt);
     free(rt->frame);
     free(rt->scratch);
     free(rt);

@@ -10,7 +10,11 @@
  *     pipeline.c  a micro-batch on its way: read -> compute -> send                     (loop's thread)
  *     worker.c    decode, prefix, wire dtype                                            (compute threads)
  *     remember.c  what need not be computed again                                       (loop's thread)
- *     models.c    uploaded models, compiled prefixes                                    (helper thread)
+ *     models.c    uploaded models                                                       (helper thread)
+ *     prefixes.c  what is compiled of them                                              (helper thread)
+ *     admit.c     which prefixes have plans, within the memory there is                 (loop's thread)
+ *     access.c    who may come in                                                       (loop's thread)
+ *     tenants.c   what each may see and take                                            (loop's thread)
  *     runtime.c   owns it all: open, run, drain, close
  *
  * The loop's thread never computes and never waits for anything but its ring.
@@ -29,6 +33,7 @@
 #include "pool.h"
 #include "remember.h"
 #include "store.h"
+#include "tenants.h"
 #include "topology.h"
 #include "transport.h"
 
@@ -76,6 +81,7 @@ struct hapi_session {
     struct hapi_rt *rt;
     struct hapi_session *next;
     struct hapi_tenant *tenant;
+    uint64_t number;              /* odd, and of no other session */
     struct hapi_control *control; /* NULL once closed */
     struct hapi_conn *conn;       /* NULL before and after */
     uint32_t conns;               /* whose on_close is to come: conn, and unused ones that it replaced */
@@ -114,7 +120,8 @@ struct hapi_rt {
     bool tuned;                       /* engines are tried out */
     struct hapi_device_memory direct; /* send areas that the NIC reads by itself; base NULL: none */
     struct hapi_offer offers[HAPI_TRANSPORTS];
-    struct hapi_keys *keys;
+    struct hapi_keys *keys, **old_keys; /* old: connections made with them may be open */
+    uint32_t n_old_keys;
     struct hapi_control_listener *control;
     struct hapi_models *models;
     struct hapi_features *features; /* NULL: nothing is kept */
@@ -130,6 +137,7 @@ struct hapi_rt {
     uint8_t *frame, *scratch;     /* HAPI_FRAME_MAX each: control replies are built here */
     struct hapi_counters counters;
     struct hapi_tenant *tenants, other_tenants;
+    struct hapi_tenant_table tenant_table;
     struct hapi_metrics *metrics; /* NULL: not asked for */
     struct {                      /* of the session that ended last, of those that had a data connection */
         char peer[80];
@@ -173,6 +181,12 @@ char *hapi_stat_json(const struct hapi_rt *rt);
 /* control.c: what a client says on its control channel */
 extern const struct hapi_control_handler hapi_session_control_handler;
 
+/* access.c: rt->keys and the rules of tenants. Errors name the file and the line. */
+int hapi_access_open(struct hapi_rt *rt, struct hapi_err *err);
+void hapi_access_close(struct hapi_rt *rt);
+/* Reads --key and --tenants again; what is wrong with them is logged, and they stay as they were. */
+void hapi_rt_reload(struct hapi_rt *rt);
+
 /* session.c: its data connection and its requests. The user of the listener is the session. */
 /* Notes why (the first reason counts), and says so in the log once neither connection is left. */
 void hapi_session_end(struct hapi_session *s, const struct hapi_err *why);
@@ -189,6 +203,8 @@ void hapi_service_finish(struct hapi_service *v); /* out of the queue; reused on
 
 /* Of models and plans; clients whose model has no room yet wait, too. */
 struct hapi_models_usage hapi_runtime_usage(const struct hapi_rt *rt);
+
+struct hapi_owner hapi_session_owner(const struct hapi_session *s); /* of its models */
 
 /* control.c: asks the client for the model that it offered, as soon as there is memory for it. */
 void hapi_upload_begin(struct hapi_session *s);

@@ -1,7 +1,7 @@
 /*
- * Whose request is served next. The node's time is shared evenly, whatever the networks are: of the tenants
- * that have something to do the one whose micro-batches have taken least, of its sessions the one whose have,
- * and within a session first come first served.
+ * Whose request is served next. The node's time is shared by weight, whatever the networks are: of the
+ * tenants that have something to do, and whose rate lets them, the one whose micro-batches have taken least
+ * by its weight, of its sessions the one whose have, and within a session first come first served.
  *
  * Start-time fair queueing: a micro-batch is charged to both when it starts, by what those before it took,
  * and put right when it is over. Who was idle has no claim to what the others had meanwhile.
@@ -41,7 +41,7 @@ static int64_t *estimate_of(struct hapi_batch *b)
 static void charge(struct hapi_batch *b, int64_t ns)
 {
     b->service->session->virtual_ns += ns;
-    b->service->session->tenant->virtual_ns += ns;
+    b->service->session->tenant->virtual_ns += ns / b->service->session->tenant->rules.weight;
 }
 
 void hapi_sched_charge(struct hapi_batch *b)
@@ -115,9 +115,11 @@ static bool is_before(const struct hapi_session *a, const struct hapi_session *b
 static struct hapi_service *next_service(struct hapi_rt *rt)
 {
     struct hapi_service *best = NULL;
+    int64_t now = hapi_clock_ns();
 
     for (struct hapi_session *s = rt->sessions; s; s = s->next) {
-        struct hapi_service *v = s->conn && may_have_more(s) ? runnable(s) : NULL;
+        bool may = s->conn && may_have_more(s) && hapi_tenant_may_send(s->tenant, now);
+        struct hapi_service *v = may ? runnable(s) : NULL;
         if (!v || (v->prefix && !v->status && !may_compute_more(rt) && !hapi_remember_next(v)))
             continue;
         catch_up(&s->tenant->virtual_ns, rt->virtual_ns);

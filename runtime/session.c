@@ -41,6 +41,15 @@ void hapi_service_finish(struct hapi_service *v)
     s->free_services = v;
 }
 
+struct hapi_owner hapi_session_owner(const struct hapi_session *s)
+{
+    bool shares = s->tenant == &s->rt->other_tenants; /* with tenants that it does not know */
+
+    return (struct hapi_owner){.id = shares ? s->number : (uint64_t)(uintptr_t)s->tenant,
+                               .weight = s->tenant->rules.weight,
+                               .memory = s->tenant->rules.memory};
+}
+
 /* Everything that can be wrong with it becomes its status: the client is told by its terminal record. */
 static int service_resolve(struct hapi_service *v)
 {
@@ -69,7 +78,7 @@ static int service_resolve(struct hapi_service *v)
     }
     if (r->augment_seed)
         return HAPI_EUNSUPPORTED;
-    v->prefix = hapi_prefix_get(rt->models, r, v->session->tenant, 1, &why);
+    v->prefix = hapi_prefix_get(rt->models, r, hapi_session_owner(v->session), &why);
     return v->prefix ? 0 : why;
 }
 
@@ -79,7 +88,8 @@ static const char *dataset_resolve(struct hapi_service *v)
 
     memcpy(name, v->req.dataset.s, v->req.dataset.n);
     name[v->req.dataset.n] = '\0';
-    v->dataset = hapi_store_find(v->session->rt->store, name);
+    bool reads = hapi_tenant_reads(v->session->tenant, name);
+    v->dataset = reads ? hapi_store_find(v->session->rt->store, name) : NULL;
     return v->dataset ? NULL : "no such dataset";
 }
 
@@ -297,7 +307,7 @@ void hapi_sessions_reap(struct hapi_rt *rt)
         *p = s->next;
         free(s->services);
         if (s->holds_model)
-            hapi_model_let_go(rt->models, s->model);
+            hapi_model_let_go(rt->models, hapi_session_owner(s), s->model);
         if (s->upload)
             hapi_models_release(rt->models, s->upload_size);
         free(s->upload);

@@ -33,6 +33,7 @@ struct hapi_control_listener;
  * a node accepts any. Readable by its owner only, or it is refused. */
 struct hapi_keys; /* must outlive the listeners and connections that were given it */
 int hapi_keys_load(struct hapi_keys **out, const char *path, struct hapi_err *err);
+bool hapi_keys_have(const struct hapi_keys *k, const char *identity);
 void hapi_keys_free(struct hapi_keys *k);
 
 struct hapi_control_handler {
@@ -62,6 +63,8 @@ int hapi_control_listen(struct hapi_control_listener **out, struct hapi_loop *lo
 /* What peers accepted from now on are told; its heartbeat_ms is filled in as above. HAPI_EINVAL. */
 int hapi_control_listener_hello(struct hapi_control_listener *l, const struct hapi_hello *hello,
                                 struct hapi_err *err);
+/* Of peers whose handshake begins from now on; the keys before must outlive their connections. */
+void hapi_control_listener_keys(struct hapi_control_listener *l, const struct hapi_keys *keys);
 uint16_t hapi_control_listener_port(const struct hapi_control_listener *l);
 void hapi_control_listener_close(struct hapi_control_listener *l); /* its open connections live on */
 void *hapi_control_listener_user(const struct hapi_control *c);    /* `user` of the listener it came from */

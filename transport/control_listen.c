@@ -274,6 +274,11 @@ int hapi_control_listener_hello(struct hapi_control_listener *l, const struct ha
     return hapi_control_hello_set(&l->lim, hello, err);
 }
 
+void hapi_control_listener_keys(struct hapi_control_listener *l, const struct hapi_keys *keys)
+{
+    l->tls.keys = keys;
+}
+
 uint16_t hapi_control_listener_port(const struct hapi_control_listener *l)
 {
     return l->port;

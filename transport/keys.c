@@ -25,6 +25,11 @@ const struct hapi_key *hapi_keys_find(const struct hapi_keys *k, const void *ide
     return NULL;
 }
 
+bool hapi_keys_have(const struct hapi_keys *k, const char *identity)
+{
+    return hapi_keys_find(k, identity, strlen(identity)) != NULL;
+}
+
 const struct hapi_key *hapi_keys_first(const struct hapi_keys *k)
 {
     return &k->key[0];
