@@ -125,6 +125,13 @@ static int worker_init(struct worker *w, struct hapi_err *err)
     return rc ? hapi_err_errno(err, rc, "cannot start a compute thread") : 0;
 }
 
+int hapi_pool_core(const struct hapi_topology *t, int width, int i)
+{
+    int places = hapi_topology_cores(t) / width;
+
+    return i % (places ? places : 1) * width;
+}
+
 int hapi_pool_open(struct hapi_pool **out, struct hapi_loop *loop, int threads, unsigned depth,
                    const struct hapi_topology *topology, int width, struct hapi_err *err)
 {
@@ -141,8 +148,7 @@ int hapi_pool_open(struct hapi_pool **out, struct hapi_loop *loop, int threads, 
     for (int i = 0; i < threads; i++) {
         struct worker *w = &p->worker[i];
         *w = (struct worker){.pool = p, .index = i};
-        int places = topology ? hapi_topology_cores(topology) / width : 1;
-        w->core = i % (places ? places : 1) * width;
+        w->core = topology ? hapi_pool_core(topology, width, i) : 0;
         int rc = worker_init(w, err);
         if (rc) {
             worker_fini(w);

@@ -30,6 +30,8 @@ struct hapi_job {
     int worker;
 };
 
+/* First core of worker i: one after the other, and from the first again where there are no more. */
+int hapi_pool_core(const struct hapi_topology *t, int width, int i);
 /* `threads` >= 1 workers, each pinned to `width` >= 1 cores of `topology` (NULL: not pinned), the first from
  * its first core on; each holds up to `depth` jobs. Errors: HAPI_EINVAL, HAPI_ENOMEM, HAPI_ESYS. */
 int hapi_pool_open(struct hapi_pool **out, struct hapi_loop *loop, int threads, unsigned depth,

@@ -11,7 +11,7 @@ VENV=$BUILD/venv
 PACKAGES=(
     cmake ninja-build gcc libc6-dev pkg-config
     liburing-dev libdnnl-dev libfabric-dev libibverbs-dev librdmacm-dev libhwloc-dev
-    libjpeg62-turbo-dev libcjson-dev libssl-dev libmicrohttpd-dev
+    libjpeg62-turbo-dev libcjson-dev libssl-dev libmicrohttpd-dev libsystemd-dev
     python3 python3-venv python3-pip python3-torch python3-torchvision python3-onnx
     python3-skimage python3-sklearn libopenblas0-pthread # Debian's reference BLAS makes torch 45 times slower
     dataset-fashion-mnist iproute2

@@ -192,7 +192,7 @@ static int ranges_check(const struct hapi_config *c, struct hapi_err *err)
     bool mtu =
         c->mtu == -1 || c->mtu == 256 || c->mtu == 512 || c->mtu == 1024 || c->mtu == 2048 || c->mtu == 4096;
 
-    if (!*c->data)
+    if (!*c->data && !c->topology)
         return hapi_err_set(err, HAPI_EINVAL, 0, "--data DIR is missing (see hapi-rt --help)");
     if (!c->micro_batch || c->micro_batch > 512 || c->batches < 2 || c->batches > 1024 ||
         c->read_area < 64 << 10 || c->send_area < 64 << 10 || !c->max_sessions || !c->max_requests ||

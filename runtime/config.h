@@ -24,8 +24,7 @@
       "what runs the prefix; auto: a GPU that answers, else oneDNN")                                         \
     X(config, STRING, "", "FILE", "read these keys from a file first")                                       \
     X(key, STRING, "", "FILE", "pre-shared keys (identity:hex a line): TLS 1.3 on the control channel")      \
-    X(tenants, STRING, "", "FILE",                                                                           \
-      "what each identity of --key may see and take: docs/tenants.md ")                            \
+    X(tenants, STRING, "", "FILE", "what each identity of --key may see and take: docs/tenants.md")          \
     X(insecure, BOOL, "false", "", "serve an address off loopback without a key")                            \
     X(cache, STRING, "", "DIR", "where dataset indexes are kept between runs, and activations")              \
     X(cache_memory, SIZE, "0", "BYTES",                                                                      \
@@ -50,6 +49,7 @@
     X(max_model, SIZE, "1G", "BYTES", "largest model a client may upload")                                   \
     X(max_sessions, UINT, "64", "N", "clients served at once")                                               \
     X(max_requests, UINT, "64", "N", "requests of one client in service at once")                            \
+    X(topology, BOOL, "false", "", "says where compute threads would be placed, and ends")                   \
     X(device, STRING, "", "NAME", "verbs: RDMA device; default: the one that routes to the client")          \
     X(gid_index, ROUTE, "", "N", "verbs: its source address, by index in the port's GID table")              \
     X(mtu, ROUTE, "", "BYTES", "verbs: path MTU: 256, 512, 1024, 2048 or 4096")                              \

@@ -6,10 +6,13 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "log.h"
 #include "runtime.h"
+#include "topology.h"
 
 struct signals {
     struct hapi_watch watch;
@@ -24,10 +27,14 @@ static void on_signal(struct hapi_watch *w, uint32_t revents)
     (void)revents;
     while (read(w->fd, &info, sizeof info) == sizeof info) {
         if (info.ssi_signo == SIGHUP) {
+            /* systemd waits for READY, and knows by the time that it is of this signal */
+            sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld", (long long)(hapi_clock_ns() / 1000));
             hapi_rt_reload(s->rt);
+            sd_notify(0, "READY=1");
             continue;
         }
         hapi_log(HAPI_LOG_INFO, "draining", "signal=%s", strsignal((int)info.ssi_signo));
+        sd_notify(0, "STOPPING=1\nSTATUS=Draining");
         hapi_rt_drain(s->rt);
     }
 }
@@ -64,6 +71,30 @@ static void say_ready(const struct hapi_rt *rt)
         hapi_log(HAPI_LOG_WARN, "cpu", "why=%s", hapi_log_quote(quoted, sizeof quoted, hapi_cpu_warning()));
     printf("ready %.1s%s%s:%u\n", bracket, rt->host, *bracket ? "]" : "", hapi_rt_port(rt));
     fflush(stdout);
+    sd_notifyf(0, "READY=1\nSTATUS=Serving at %s:%u", rt->host, hapi_rt_port(rt));
+}
+
+/* --topology: where compute threads, and what is near them, would be. */
+static int topology_print(const struct hapi_config *cfg, struct hapi_err *err)
+{
+    static char text[1 << 16];
+    struct hapi_topology *t;
+    int rc = hapi_topology_open(&t, err);
+
+    if (rc)
+        return rc;
+    int width = (int)cfg->intra_op, n = cfg->threads ? (int)cfg->threads : hapi_topology_cores(t) / width;
+    fputs(hapi_topology_text(t, text, sizeof text), stdout);
+    for (int i = 0; i < (n ? n : 1); i++) {
+        int first = hapi_pool_core(t, width, i);
+        printf("compute thread %d: core%s %d", i, width > 1 ? "s" : "", first);
+        if (width > 1)
+            printf(" to %d", first + width - 1);
+        printf(", memory of node %d\n", hapi_topology_core_numa(t, first));
+    }
+    puts("I/O thread: any core; its memory is where it is registered");
+    hapi_topology_close(t);
+    return 0;
 }
 
 static int serve(const struct hapi_config *cfg, int signal_fd, struct hapi_err *err)
@@ -94,6 +125,8 @@ int main(int argc, char **argv)
     int level = -1;
 
     int rc = hapi_config_parse(&cfg, argc, argv, &err);
+    if (!rc && cfg.topology)
+        rc = topology_print(&cfg, &err) ? HAPI_ESYS : 1;
     if (rc == 1)
         return 0;
     if (rc) {

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import tempfile
@@ -55,6 +57,32 @@ class CommandLine(unittest.TestCase):
                 r = run(*case)
                 self.assertEqual(r.code, 1, r)
                 self.assertIn(word, r.err)
+
+
+class Life(unittest.TestCase):
+    """What a service manager and an operator are told."""
+
+    def test_a_service_manager_is_told(self):
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            s.bind(os.path.join(folder, "notify"))
+            s.settimeout(10)
+            with node(DATA, env={**os.environ, "NOTIFY_SOCKET": os.path.join(folder, "notify")}) as n:
+                ready = s.recv(4096).decode().split("\n")
+                self.assertEqual(ready, ["READY=1", f"STATUS=Serving at {n.address}"])
+                before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+                n.process.send_signal(signal.SIGHUP)
+                word, usec = s.recv(4096).decode().split("\n")
+                self.assertEqual(word, "RELOADING=1")
+                self.assertGreaterEqual(int(usec.removeprefix("MONOTONIC_USEC=")), before)
+                self.assertEqual(s.recv(4096), b"READY=1")
+                n.process.send_signal(signal.SIGTERM)
+                self.assertEqual(s.recv(4096).decode().split("\n")[0], "STOPPING=1")
+
+    def test_topology(self):
+        r = run(HAPI_RT, "--topology", "--threads", 3)
+        self.assertEqual((r.code, r.err), (0, ""))
+        self.assertRegex(r.out, r"(?m)^core 0: cpu \d+, node \d+$")
+        self.assertEqual(len(re.findall(r"(?m)^compute thread \d: core \d+, memory of node \d+$", r.out)), 3)
 
 
 class Simulator(unittest.TestCase):
