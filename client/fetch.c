@@ -57,6 +57,7 @@ static struct batch *batch_filling(struct hapi_loader *l)
     b->n = b->left = rest < l->o.batch ? rest : l->o.batch;
     b->asked = b->delivered = b->bad = 0;
     memset(b->done, 0, b->n);
+    memset(b->tried, 0, b->n * sizeof *b->tried);
     for (uint32_t i = 0; i < b->n; i++)
         b->samples[i] = l->order[b->first + i];
     l->next_position += b->n;
@@ -82,36 +83,23 @@ static void batch_compact(struct hapi_loader *l, struct batch *b)
     b->delivered = to;
 }
 
-static void sample_fail(struct request *r, uint32_t i, int status)
+static void sample_fail(struct hapi_loader *l, const struct batch *b, uint32_t at, const char *node,
+                        int status)
 {
-    struct hapi_loader *l = r->node->l;
-    uint32_t sample = (uint32_t)r->batch->samples[r->at + i];
+    uint32_t sample = (uint32_t)b->samples[at];
     const struct hapi_catalog_object *o = &l->catalog.objects[l->catalog.sample_object[sample]];
     struct hapi_err err = {0};
 
     atomic_fetch_add(&l->n_bad, 1);
     hapi_err_set(&err, status, 0,
                  "sample %u of object %s in dataset %s on %s: %s (--on-bad skip leaves it out)",
-                 sample - o->first_sample, o->name, l->o.dataset, r->node->name, hapi_err_meaning(status));
+                 sample - o->first_sample, o->name, l->o.dataset, node, hapi_err_meaning(status));
     if (l->o.on_bad == HAPI_FAIL_ON_BAD)
         loader_fail(l, &err);
 }
 
-void fetch_samples_done(struct request *r, uint32_t first, uint32_t count, const struct hapi_image *images)
+static void batch_check(struct hapi_loader *l, struct batch *b)
 {
-    struct hapi_loader *l = r->node->l;
-    struct batch *b = r->batch;
-
-    for (uint32_t i = 0; i < count; i++) {
-        int8_t *done = &b->done[r->at + first + i];
-        int status = images ? images[i].status : 0;
-        if (*done)
-            continue; /* asked for twice, came twice: the bits are the same */
-        *done = status ? -1 : 1;
-        if (status)
-            sample_fail(r, first + i, status);
-        b->left--;
-    }
     if (b->left)
         return;
     batch_compact(l, b);
@@ -121,40 +109,36 @@ void fetch_samples_done(struct request *r, uint32_t first, uint32_t count, const
     pthread_mutex_unlock(&l->lock);
 }
 
-/* ------------------------------------------------------------------ requests out */
-
-static bool node_has(const struct loader_node *n, uint64_t sample)
+void fetch_samples_done(struct request *r, uint32_t first, uint32_t count, const struct hapi_image *images)
 {
-    const struct hapi_catalog *c = &n->l->catalog;
-    return c->objects[c->sample_object[sample]].nodes >> n->number & 1;
-}
+    struct hapi_loader *l = r->node->l;
+    struct batch *b = r->batch;
 
-static struct request *request_free(struct loader_node *n)
-{
-    if (n->state != NODE_UP || n->in_flight >= n->max_requests)
-        return NULL;
-    for (int i = 0; i < NODE_REQUESTS; i++)
-        if (!n->requests[i].active && !n->requests[i].sending)
-            return &n->requests[i];
-    return NULL;
-}
-
-/* A node with room that has the sample, in turn. *anywhere: whether any living node has it. */
-static struct request *request_for(struct hapi_loader *l, uint64_t sample, bool *anywhere)
-{
-    struct request *r = NULL;
-
-    *anywhere = false;
-    for (uint32_t i = 0; i < l->n_nodes; i++) {
-        struct loader_node *n = &l->nodes[(l->turn + i) % l->n_nodes];
-        if (n->state == NODE_DEAD || !node_has(n, sample))
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t at = r->at + first + i;
+        int status = images ? images[i].status : 0;
+        if (b->done[at]) /* asked for twice, came twice: the bits are the same */
             continue;
-        *anywhere = true;
-        if (!r && (r = request_free(n)))
-            l->turn = n->number + 1;
+        if (status && replica_another(r, at, status))
+            continue;
+        b->done[at] = status ? -1 : 1;
+        if (status)
+            sample_fail(l, b, at, r->node->name, status);
+        b->left--;
     }
-    return r;
+    batch_check(l, b);
 }
+
+/* Every node that is left has failed at it. */
+static void sample_give_up(struct hapi_loader *l, struct batch *b, uint32_t at)
+{
+    b->done[at] = -1;
+    b->left--;
+    sample_fail(l, b, at, "every node that has it", b->failed[at]);
+    batch_check(l, b);
+}
+
+/* ------------------------------------------------------------------ requests out */
 
 /* How many samples from position `at` on go into one request: consecutive, on that node, within the slot. */
 static uint32_t request_extent(const struct hapi_loader *l, const struct request *r, const struct batch *b,
@@ -168,7 +152,7 @@ static uint32_t request_extent(const struct hapi_loader *l, const struct request
         uint32_t sample = (uint32_t)b->samples[at + n];
         const struct hapi_catalog_object *o = &l->catalog.objects[l->catalog.sample_object[sample]];
         bytes += way->cut ? way->wire_row : o->sample_bytes[sample - o->first_sample];
-        if (n && (!node_has(r->node, sample) || (!way->direct && bytes > l->slot_bytes)))
+        if (n && (!replica_may(r->node, b, at + n) || (!way->direct && bytes > l->slot_bytes)))
             break;
     }
     /* Both tiers have plans for so many at a time: one more takes as long as all of them. */
@@ -297,6 +281,7 @@ static int request_issue(struct request *r, struct batch *b, uint32_t at, uint32
     if (rc)
         return hapi_err_set(err, rc, 0, "cannot send a request: %s", hapi_err_meaning(rc));
     r->active = r->sending = true;
+    replica_asked(r);
     r->routes->users++;
     r->node->in_flight++;
     atomic_fetch_add(&l->n_requests, 1);
@@ -309,7 +294,11 @@ static uint32_t ask(struct hapi_loader *l, struct batch *b, uint32_t at, uint32_
     struct hapi_err err = {0};
     bool anywhere;
 
-    struct request *r = request_for(l, b->samples[at], &anywhere);
+    struct request *r = replica_request(l, b, at, &anywhere);
+    if (!anywhere && b->tried[at]) { /* those that are left have failed at it */
+        sample_give_up(l, b, at);
+        return 1;
+    }
     if (!anywhere) {
         const char *name = l->catalog.objects[l->catalog.sample_object[b->samples[at]]].name;
         const struct loader_node *n = &l->nodes[0];
@@ -324,7 +313,9 @@ static uint32_t ask(struct hapi_loader *l, struct batch *b, uint32_t at, uint32_
     struct route *way = routes_next(l);
     r->routes = l->routes;
     r->route = way;
-    uint32_t n = request_extent(l, r, b, at, way->share > 0 || most < CHUNK_SAMPLES ? most : CHUNK_SAMPLES);
+    bool small =
+        most > CHUNK_SAMPLES && (way->share <= 0 || replica_is_new(r->node)); /* to see how it does */
+    uint32_t n = request_extent(l, r, b, at, small ? CHUNK_SAMPLES : most);
     if (request_issue(r, b, at, n, &err)) {
         node_break(r->node, err.code, err.text);
         return 0;
@@ -453,6 +444,7 @@ void fetch_request_settle(struct request *r)
         return;
     r->active = false;
     r->node->in_flight--;
+    replica_answered(r);
     routes_over(r->routes, l);
     if (r->lost && !l->failure.set)
         again_add(l, r);

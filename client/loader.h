@@ -7,6 +7,7 @@
  *     policy.c    what is to be done: split, wire dtype and shares, from options or a profile (caller's
  * thread) routes.c    how that is carried out: each way that samples take, with its plans (caller's thread)
  *     fetch.c     requests out, records in: which sample is asked where, what has arrived (I/O thread)
+ *     replicas.c  which node is asked for a sample                                       (I/O thread)
  *     window.c    registered memory: batch buffers, slots, record areas                  (once, I/O thread)
  *     observe.c   what the job shows of links, nodes and this tier                       (I/O thread)
  *     replan.c    from that and the profile, a better plan, if there is one               (its own thread)
@@ -107,7 +108,9 @@ struct batch {
     uint8_t *features; /* in the exposed slab: n rows of f32 */
     uint32_t *labels;
     uint64_t *samples;
-    int8_t *done; /* 0: not yet, 1: there, -1: bad */
+    int8_t *done;    /* 0: not yet, 1: there, -1: bad */
+    uint64_t *tried; /* bit i: node i has failed at it; then, with what status: */
+    int *failed;
 };
 
 /* A range of a batch that must be asked for again. */
@@ -209,7 +212,10 @@ struct loader_node {
     uint8_t has[HAPI_HASH_SIZE];  /* what it was last offered, and has; zero: nothing */
     uint64_t key, remote_base;
     uint32_t in_flight, max_requests, granted;
-    int64_t progress_ns; /* when a part last came, or it was first asked after having nothing to do */
+    uint32_t asked;        /* samples, of requests under way */
+    double shown, shown_s; /* samples that it answered of late, and the seconds for that */
+    int64_t shown_ns;      /* since when these are counted on */
+    int64_t progress_ns;   /* when a part last came, or it was first asked after having nothing to do */
     uint64_t upload_at;
     uint64_t index_from, index_objects;  /* first object asked for; how many it said there are */
     uint64_t objects_left, samples_left; /* of what it said: not listed yet */
@@ -329,6 +335,18 @@ void fetch_timeouts(struct hapi_loader *l);
 /* Samples [first, first+count) of a request are where they belong, with these states (NULL: all well). */
 void fetch_samples_done(struct request *r, uint32_t first, uint32_t count, const struct hapi_image *images);
 void fetch_request_settle(struct request *r); /* terminal and no job left: frees it */
+
+/* replicas.c: which node is asked for a sample */
+/* Whether it has the sample at that position, lives, and has not failed at it. */
+bool replica_may(const struct loader_node *n, const struct batch *b, uint32_t at);
+/* A free request of the node that is likely to answer first; NULL: wait. *anywhere: whether any may. */
+struct request *replica_request(struct hapi_loader *l, const struct batch *b, uint32_t at, bool *anywhere);
+/* One of several that has answered nothing yet. */
+bool replica_is_new(const struct loader_node *n);
+void replica_asked(struct request *r);
+void replica_answered(struct request *r);
+/* A node has failed at a sample; true: another one will be asked for it. */
+bool replica_another(struct request *r, uint32_t at, int status);
 
 /* window.c */
 int window_open(struct hapi_loader *l, struct hapi_err *err);

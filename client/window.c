@@ -20,7 +20,9 @@ static int batches_take(struct hapi_loader *l)
         b->labels = calloc(l->o.batch, sizeof *b->labels);
         b->samples = calloc(l->o.batch, sizeof *b->samples);
         b->done = calloc(l->o.batch, 1);
-        if (!b->features || !b->labels || !b->samples || !b->done)
+        b->tried = calloc(l->o.batch, sizeof *b->tried);
+        b->failed = calloc(l->o.batch, sizeof *b->failed);
+        if (!b->features || !b->labels || !b->samples || !b->done || !b->tried || !b->failed)
             return HAPI_ENOMEM;
     }
     return 0;
@@ -73,6 +75,8 @@ void window_close(struct hapi_loader *l)
         free(l->batches[i].labels);
         free(l->batches[i].samples);
         free(l->batches[i].done);
+        free(l->batches[i].tried);
+        free(l->batches[i].failed);
     }
     for (uint32_t i = 0; l->nodes && i < l->n_nodes; i++)
         for (uint32_t k = 0; k < NODE_REQUESTS; k++)
