@@ -161,6 +161,7 @@ int bench_fail(const char *program, const struct hapi_err *err);
 int bench_transport(int argc, char **argv);
 int bench_cudnn_plans(int argc, char **argv);
 int bench_kernels(int argc, char **argv);
+int bench_overlap(int argc, char **argv);
 int bench_planner(int argc, char **argv);
 
 #endif

@@ -10,6 +10,7 @@ static const struct {
 } commands[] = {
     {"cudnn-plans", "a network compiled by cuDNN for a GPU that need not be there", bench_cudnn_plans},
     {"kernels", "images a second of a network, where the time goes, and its bare primitives", bench_kernels},
+    {"overlap", "an epoch against the slowest of its stages", bench_overlap},
     {"planner", "what each policy chooses, beside the best that the simulator knows", bench_planner},
     {"transport", "goodput, latency and CPU time of the data connection", bench_transport},
 };

@@ -5,7 +5,7 @@ import os
 import subprocess
 import unittest
 
-from harness import PROGRAMS, run
+from harness import DATA, LITE0, PROGRAMS, node, run
 
 BENCH = os.path.join(PROGRAMS, "hapi-bench")
 BARE = os.path.join(PROGRAMS, "bare_ofi")
@@ -124,6 +124,30 @@ class Bench(unittest.TestCase):
         for command in ((BENCH,), (BENCH, "nonsense")):
             r = run(*command)
             self.assertEqual((r.code, r.out), (2, ""), r)
+
+
+class Overlap(unittest.TestCase):
+    """hapi-bench overlap: what it prints, and when it says no. benches/overlap has the figures."""
+
+    def test_it_measures_and_judges(self):
+        with node(DATA, "--cache-memory", "16M") as n:
+            command = (BENCH, "overlap", "--model", LITE0, "--nodes", n.address, "--dataset", "photos-test", "--epochs", "3")
+            r = run(*command, "--stage", "far=1", "--stage", "near=0.001", "--most", "1", "--json")
+            self.assertEqual(r.code, 0, r)
+            report = json.loads(r.out)
+            self.assertEqual((report["images"], len(report["epochs"]), report["slowest"]), (100, 3, "far"))
+            self.assertEqual(report["stages"], {"far": 100, "near": 0.1})
+            median = sorted(e["seconds"] for e in report["epochs"])[1]
+            self.assertEqual((report["median_s"], report["ratio"]), (median, median / 100))
+            self.assertAlmostEqual(report["images_per_s"], 100 / median)
+            self.assertGreater(report["epochs"][0]["wire_bytes"], 100 * 1280 * 4)
+            r = run(*command, "--stage", "none=1e-9", "--most", "1.1")
+            self.assertEqual(r.code, 1, r)
+            self.assertIn("none ", r.out)
+        r = run(*command)
+        self.assertEqual(r.code, 1, r)
+        for wrong in (("--stage", "a"), ("--most", "2"), ("--epochs", "0"), ("--batch", "many"), ("--colour", "red")):
+            self.assertEqual(run(*command, *wrong).code, 2, wrong)
 
 
 if __name__ == "__main__":
