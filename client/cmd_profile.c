@@ -45,7 +45,7 @@ static const char help[] =
     "  --latency S              of a request, in seconds\n"
     "  --train-s S              seconds for an image of the training step [that of hapi train]\n"
     "  --storage-nodes N        without --nodes: how many there are [1]\n"
-    "  --storage-cache BYTES    that a node keeps activations in [0]\n"
+    "  --storage-cache BYTES    that a node keeps activations in [what it says]\n"
     "  --compute-cache BYTES    that features are kept in here, as hapi train --keep [4G]\n"
     "  --storage-memory BYTES   of a node [what it says is free]\n"
     "  --compute-memory BYTES   of this machine [what is free]\n\n"

@@ -109,6 +109,7 @@ static int request_fill(struct probe_slot *s, const struct probe_ask *ask, struc
         .trace_id = ++p->generation,
         .dataset = {p->job->dataset, (uint32_t)strlen(p->job->dataset)},
         .max_parts = ask->n,
+        .flags = p->limits.cache ? HAPI_REQ_FRESH : 0, /* how long it takes is what is asked */
         .n_windows = 1,
         .record_key = p->key,
         .record_base = remote(p, s->records),

@@ -41,6 +41,7 @@ struct probe_job {
 struct probe_limits { /* as the node says them */
     uint32_t threads, micro_batch;
     uint64_t read_area, send_area, memory;
+    uint64_t cache; /* bytes that it keeps activations in */
 };
 
 struct probe_ask {

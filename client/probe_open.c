@@ -163,6 +163,7 @@ static void on_stat(struct probe *p, const void *body, size_t size)
     }
     cJSON *o = cJSON_ParseWithLength(m.text.s, m.text.n);
     const cJSON *limits = cJSON_GetObjectItemCaseSensitive(o, "limits");
+    const cJSON *kept = cJSON_GetObjectItemCaseSensitive(o, "features");
     const cJSON *gpu = cJSON_GetObjectItemCaseSensitive(o, "gpu_memory");
     p->limits = (struct probe_limits){
         .threads = (uint32_t)limit(limits, "threads"),
@@ -171,6 +172,7 @@ static void on_stat(struct probe *p, const void *body, size_t size)
         .send_area = (uint64_t)limit(limits, "send_area"),
         .memory = (uint64_t)limit(limit(gpu, "reserved") > 0 ? gpu : limits,
                                   limit(gpu, "reserved") > 0 ? "reserved" : "memory"),
+        .cache = (uint64_t)(limit(kept, "memory_budget") + limit(kept, "disk_budget")),
     };
     cJSON_Delete(o);
     if (p->limits.threads && p->limits.micro_batch && p->limits.read_area && p->limits.send_area)

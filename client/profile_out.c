@@ -238,7 +238,8 @@ static void numbers_fill(struct out *o)
     p->read_s.s = series_median(&r->read);
     p->bandwidth_Bps = given_or(r, PROFILE_BANDWIDTH, link ? profile_bandwidth(link) : NAN);
     p->latency_s = given_or(r, PROFILE_LATENCY, link ? profile_latency(link) : NAN);
-    p->storage_cache = r->o->given[PROFILE_STORAGE_CACHE];
+    p->storage_cache =
+        given_or(r, PROFILE_STORAGE_CACHE, r->n_nodes ? (double)r->probes[0]->limits.cache : 0);
     p->compute_cache = r->o->given[PROFILE_COMPUTE_CACHE];
     p->storage_memory =
         given_or(r, PROFILE_STORAGE_MEMORY, r->n_nodes ? (double)r->probes[0]->limits.memory : here);

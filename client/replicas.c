@@ -101,7 +101,7 @@ bool replica_another(struct request *r, uint32_t at, int status)
     struct hapi_loader *l = r->node->l;
     struct batch *b = r->batch;
 
-    if (!is_of_the_copy(status) || l->n_again == l->max_again)
+    if (!is_of_the_copy(status) || !l->again || l->n_again == l->max_again)
         return false;
     b->tried[at] |= 1ULL << r->node->number;
     b->failed[at] = status;

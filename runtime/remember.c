@@ -59,8 +59,8 @@ void hapi_remember_serve(struct hapi_service *v)
     struct hapi_rt *rt = v->session->rt;
     uint8_t key[HAPI_HASH_SIZE];
 
-    if (!rt->features || v->kept || !v->prefix || v->session->tenant == &rt->other_tenants ||
-        v->prefix->row_total > UINT32_MAX)
+    if (!rt->features || v->kept || !v->prefix || v->req.flags & HAPI_REQ_FRESH ||
+        v->session->tenant == &rt->other_tenants || v->prefix->row_total > UINT32_MAX)
         return;
     hapi_prefix_key(v->prefix, hapi_numeric_class(rt->cfg.backend), v->session->tenant->name, key);
     v->kept = hapi_feature_set_get(rt->features, key, (uint32_t)v->prefix->row_total);

@@ -176,7 +176,8 @@ struct hapi_req_sample {
 enum {
     HAPI_REQ_CHECKSUM = 1 << 0,
     HAPI_REQ_FAIL_FAST =
-        1 << 1, /* a bad sample ends the request (else it is reported and the rest goes on) */
+        1 << 1,              /* a bad sample ends the request (else it is reported and the rest goes on) */
+    HAPI_REQ_FRESH = 1 << 2, /* nothing that was kept is sent, nothing of it is kept: to see what it takes */
 };
 
 enum { HAPI_LABEL_CLASS_U32 = 1 }; /* label is the node's class index of the dataset */

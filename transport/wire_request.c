@@ -90,7 +90,7 @@ static int check_types(const struct hapi_request *r, struct hapi_err *err)
         return BAD(err, "wire dtype %u", (unsigned)w);
     if (r->layout != HAPI_LAYOUT_PLAIN && r->layout != HAPI_LAYOUT_NHWC)
         return BAD(err, "layout %u", (unsigned)r->layout);
-    if (r->flags & ~(uint32_t)(HAPI_REQ_CHECKSUM | HAPI_REQ_FAIL_FAST))
+    if (r->flags & ~(uint32_t)(HAPI_REQ_CHECKSUM | HAPI_REQ_FAIL_FAST | HAPI_REQ_FRESH))
         return BAD(err, "unknown flags 0x%x", r->flags);
     if (r->micro_batch > MICRO_BATCH_MAX)
         return BAD(err, "micro-batch %u, at most %d", r->micro_batch, MICRO_BATCH_MAX);

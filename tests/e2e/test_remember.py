@@ -168,6 +168,22 @@ class Remember(unittest.TestCase):
                 self.assert_same(self.job(at, *options), truth)
                 self.assertGreaterEqual(self.features(at)["hits"], before + ALL)
 
+    def test_a_profile_is_of_what_is_computed(self):
+        """Though all of it is kept; and it says how much a node keeps."""
+        at = self.start(memory="16M", disk="3M")
+        self.job(at)
+        self.job(at)
+        before = self.features(at)
+        command = ("profile", LITE0, "--nodes", at.address, "--dataset", SET, "--micro-batch", "1,8", "--seconds", "3")
+        r = hapi(*command, "--fresh", "--quiet", "--json", "-")
+        self.assertEqual(r.code, 0, r)
+        profile = json.loads(r.out)
+        self.assertEqual(profile["storage_cache"], 19 << 20)
+        took = profile["cuts"][-1]["storage_s"]
+        self.assertGreater(took["8"] if isinstance(took, dict) else took, 2e-4)
+        after = self.features(at)
+        self.assertEqual((after["hits"], after["kept"]), (before["hits"], before["kept"]))
+
     def test_raw_images_are_not_kept(self):
         at = self.start(memory="16M")
         self.assert_same(self.job(at, "--policy", "none"), self.job(at, "--policy", "none"))
