@@ -165,15 +165,31 @@ struct round {
     uint32_t n;
 };
 
+/* Whoever has no prefix here is forgotten: there is room for all others. */
+static void tenants_forget(struct hapi_models *m)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < m->n_tenants; i++) {
+        bool here = false;
+        for (int k = 0; k < HAPI_PREFIXES_MAX; k++)
+            here |= m->prefix[k] && m->prefix[k]->whose.id == m->tenants[i].who;
+        if (here)
+            m->tenants[n++] = m->tenants[i];
+    }
+    m->n_tenants = n;
+}
+
 static uint32_t tenant_of(struct hapi_models *m, const struct hapi_prefix_slot *p)
 {
     uint32_t i = 0;
 
     while (i < m->n_tenants && m->tenants[i].who != p->whose.id)
         i++;
-    if (i == m->n_tenants && m->n_tenants < HAPI_PREFIXES_MAX)
+    if (i == m->n_tenants) {
+        m->tenants[i].tenant = (struct hapi_adapt_tenant){0};
         m->tenants[m->n_tenants++].who = p->whose.id;
-    i = i < m->n_tenants ? i : 0; /* more than ever are served at once have come: they share */
+    }
     m->tenants[i].tenant.weight = p->whose.weight;
     return i;
 }
@@ -302,6 +318,7 @@ static void round_make(struct hapi_models *m, bool once)
     struct hapi_err err;
 
     r.n = 0;
+    tenants_forget(m);
     for (int i = 0; i < HAPI_PREFIXES_MAX; i++) {
         struct hapi_prefix_slot *p = m->prefix[i];
         bool ready = p && p->phase != HAPI_PREFIX_ASKS && p->prefix.state != HAPI_PREFIX_FAILED;

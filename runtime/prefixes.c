@@ -222,9 +222,10 @@ static void prefix_done(struct hapi_job *job)
         return;
     p->holders--; /* the builder's */
     p->left_ns = hapi_clock_ns();
-    if (p->prefix.err.code)
+    if (p->prefix.err.code) {
+        hapi_prefix_plans_free(p); /* some may have been made */
         hapi_prefix_fail(p);
-    else if (p->phase == HAPI_PREFIX_BUILT)
+    } else if (p->phase == HAPI_PREFIX_BUILT)
         built(p);
     else
         p->phase = HAPI_PREFIX_WAITS;

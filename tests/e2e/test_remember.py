@@ -4,7 +4,6 @@ import glob
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import tempfile
 import time
