@@ -27,7 +27,7 @@ enum { PROFILE_BATCHES_MAX = 16, PROFILE_IMAGES = 16, PROFILE_MICRO_BATCH = 8 };
     X(PROFILE_BANDWIDTH, "bandwidth_Bps", NAN)                                                               \
     X(PROFILE_LATENCY, "latency_s", NAN)                                                                     \
     X(PROFILE_TRAIN, "train_s", NAN)                                                                         \
-    X(PROFILE_STORAGE_CACHE, "storage_cache", NAN)                                                             \
+    X(PROFILE_STORAGE_CACHE, "storage_cache", NAN)                                                           \
     X(PROFILE_COMPUTE_CACHE, "compute_cache", 4294967296.0)                                                  \
     X(PROFILE_STORAGE_MEMORY, "storage_memory", NAN)                                                         \
     X(PROFILE_COMPUTE_MEMORY, "compute_memory", NAN)
