@@ -334,7 +334,7 @@ def e2e(ci):
     good, folder = ci.gcc()
     if not good or not prepared(ci):
         return Counts(failed=1, notes=["programs, data or model could not be made"])
-    return ci.unittest("tests/e2e", timeout=3600 if ci.nightly else 1800, **places(ci, folder))
+    return ci.unittest("tests/e2e", timeout=10800 if ci.nightly else 2700, **places(ci, folder))
 
 
 @layer("asan")
