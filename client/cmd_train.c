@@ -51,6 +51,8 @@ static const char help[] =
     "  --seed S               of the order [0]\n"
     "  --threads N            compute threads of this tier [one per core]\n"
     "  --keep BYTES           memory for features kept between epochs, e.g. 4G [4G]; 0: fetch every epoch\n"
+    "  --keep-disk BYTES      and on disk, for later jobs, too [0]\n"
+    "  --keep-dir DIR         where: one job at a time for each dataset\n"
     "  --on-bad skip|fail     a sample that cannot be read or decoded is left out, or ends the job [skip]\n"
     "  --checksum             CRC-32C over every micro-batch\n"
     "  --json FILE            the result\n"
@@ -103,6 +105,8 @@ static const struct row rows[] = {
     {"threads", COUNT, AT(loader.threads), 0, 0},
     {"seed", COUNT64, AT(loader.seed), 0, 0},
     {"keep", BYTES, AT(keep), 0, 0},
+    {"keep-disk", BYTES, AT(loader.keep_disk), 0, 0},
+    {"keep-dir", TEXT, AT(loader.keep_dir), 0, 0},
     {"lr", REAL, AT(lr), 0, 0},
     {"momentum", REAL, AT(momentum), 0, 0},
     {"weight-decay", REAL, AT(weight_decay), 0, 0},
@@ -194,6 +198,10 @@ static int parse(struct train_options *o, int argc, char **argv)
     o->loader.model = argv[optind];
     if (!o->loader.nodes || !o->loader.dataset || !o->test_dataset)
         return cmd_usage("train", "--nodes, --dataset and --test-dataset must be given");
+    if (!o->loader.keep_disk != !o->loader.keep_dir)
+        return cmd_usage("train", "--keep-disk and --keep-dir go together");
+    if (o->loader.keep_disk) /* what the loader keeps spills over; else the job keeps all or nothing */
+        o->loader.keep_memory = o->keep;
     if (!o->epochs || !o->loader.batch)
         return cmd_usage("train", "--epochs and --batch are at least 1");
     return 0;

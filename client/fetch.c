@@ -115,7 +115,7 @@ void fetch_samples_done(struct request *r, uint32_t first, uint32_t count, const
     struct batch *b = r->batch;
 
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t at = r->at + first + i;
+        uint32_t at = r->pos[first + i];
         int status = images ? images[i].status : 0;
         if (b->done[at]) /* asked for twice, came twice: the bits are the same */
             continue;
@@ -124,6 +124,8 @@ void fetch_samples_done(struct request *r, uint32_t first, uint32_t count, const
         b->done[at] = status ? -1 : 1;
         if (status)
             sample_fail(l, b, at, r->node->name, status);
+        else
+            keep_put(r, at);
         b->left--;
     }
     batch_check(l, b);
@@ -138,155 +140,31 @@ static void sample_give_up(struct hapi_loader *l, struct batch *b, uint32_t at)
     batch_check(l, b);
 }
 
+void fetch_again(struct hapi_loader *l, struct batch *b, uint32_t at)
+{
+    struct range *end = l->again + l->n_again; /* there is room for all that may be on their way */
+
+    if (l->n_again && end[-1].batch == b && end[-1].at + end[-1].n == at) {
+        end[-1].n++;
+        return;
+    }
+    *end = (struct range){b, at, 1};
+    l->n_again++;
+}
+
+void fetch_kept(struct hapi_loader *l, struct batch *b, uint32_t at, bool good)
+{
+    b->done[at] = good;
+    if (!good) {
+        fetch_again(l, b, at);
+        return;
+    }
+    b->left--;
+    atomic_fetch_add(&l->n_kept, 1);
+    batch_check(l, b);
+}
+
 /* ------------------------------------------------------------------ requests out */
-
-/* How many samples from position `at` on go into one request: consecutive, on that node, within the slot. */
-static uint32_t request_extent(const struct hapi_loader *l, const struct request *r, const struct batch *b,
-                               uint32_t at, uint32_t most)
-{
-    const struct route *way = r->route;
-    uint64_t bytes = 0;
-    uint32_t n;
-
-    for (n = 0; n < most && n < REQUEST_SAMPLES && !b->done[at + n]; n++) {
-        uint32_t sample = (uint32_t)b->samples[at + n];
-        const struct hapi_catalog_object *o = &l->catalog.objects[l->catalog.sample_object[sample]];
-        bytes += way->cut ? way->wire_row : o->sample_bytes[sample - o->first_sample];
-        if (n && (!replica_may(r->node, b, at + n) || (!way->direct && bytes > l->slot_bytes)))
-            break;
-    }
-    /* Both tiers have plans for so many at a time: one more takes as long as all of them. */
-    bool bounded = n < most && n < REQUEST_SAMPLES && n > way->chunk;
-    return bounded && way->chunk ? n - n % way->chunk : n;
-}
-
-static uint64_t remote(const struct loader_node *n, const void *p)
-{
-    return n->remote_base + (uint64_t)((const uint8_t *)p - n->l->exposed.base);
-}
-
-static void request_samples(struct request *r)
-{
-    struct hapi_loader *l = r->node->l;
-    struct hapi_request *q = &r->req;
-
-    q->n_objects = 0;
-    q->n_samples = r->n;
-    for (uint32_t i = 0; i < r->n; i++) {
-        uint32_t sample = (uint32_t)r->batch->samples[r->at + i], k = 0;
-        const struct hapi_catalog_object *o = &l->catalog.objects[l->catalog.sample_object[sample]];
-        while (k < q->n_objects && r->objects[k].name.s != o->name)
-            k++;
-        if (k == q->n_objects)
-            r->objects[q->n_objects++] = (struct hapi_req_object){
-                .name = {o->name, (uint32_t)strlen(o->name)},
-                .digest = o->digest,
-            };
-        r->samples[i] = (struct hapi_req_sample){(uint16_t)k, sample - o->first_sample};
-    }
-}
-
-static void cut_names(struct hapi_request *q, const struct hapi_cut *cut)
-{
-    q->n_cut = cut->n_tensors;
-    for (uint32_t i = 0; i < cut->n_tensors; i++)
-        q->cut[i] = (struct hapi_str){cut->tensors[i].name, (uint32_t)strlen(cut->tensors[i].name)};
-}
-
-static void request_fill(struct request *r)
-{
-    struct hapi_loader *l = r->node->l;
-    struct hapi_request *q = &r->req;
-    const struct route *way = r->route;
-    uint8_t *to = way->direct ? r->batch->features + r->at * l->row_bytes : r->slot;
-
-    *q = (struct hapi_request){
-        .index = r->index,
-        .trace_id = r->generation,
-        .dataset = {l->o.dataset, (uint32_t)strlen(l->o.dataset)},
-        .epoch = l->epoch_asked,
-        .micro_batch = way->micro_batch,
-        .max_parts = r->n,
-        .flags = l->o.checksum ? HAPI_REQ_CHECKSUM : 0,
-        .n_windows = 1,
-        .record_key = r->node->key,
-        .record_base = remote(r->node, r->records),
-        .record_bytes = r->n * l->record_slot,
-        .objects = r->objects,
-        .samples = r->samples,
-    };
-    q->windows[0] = (struct hapi_window_ref){
-        .key = r->node->key,
-        .base = remote(r->node, to),
-        .stride = way->cut ? way->wire_row : 0,
-        .capacity = way->cut ? r->n * way->wire_row : l->slot_bytes,
-    };
-    if (way->cut) {
-        memcpy(q->model_hash, r->routes->offer->hash, HAPI_HASH_SIZE);
-        cut_names(q, way->cut);
-        q->transform = (struct hapi_str){l->transform_text, (uint32_t)strlen(l->transform_text)};
-        q->compute_dtype = l->dtype;
-        q->wire_dtype = way->wire;
-        q->layout = HAPI_LAYOUT_NHWC;
-    }
-    request_samples(r);
-}
-
-static void request_sent(struct hapi_conn *c, struct hapi_conn_op *op, int status)
-{
-    struct request *r = (struct request *)((char *)op - offsetof(struct request, op));
-    (void)c;
-    (void)status; /* a failed send is followed by on_close, which issues the request anew */
-    r->sending = false;
-    fetch_pump(r->node->l);
-}
-
-/* Immediates that its requests may still cause. What an ended request left over serves the next one. */
-static int credit_take(struct loader_node *n, uint32_t parts)
-{
-    uint32_t owed = parts;
-
-    for (int i = 0; i < NODE_REQUESTS; i++)
-        if (n->requests[i].active && !n->requests[i].terminal)
-            owed += n->requests[i].n - n->requests[i].parts;
-    int rc = owed > n->granted ? hapi_conn_grant(n->conn, owed - n->granted) : 0;
-    if (!rc && owed > n->granted)
-        n->granted = owed;
-    return rc;
-}
-
-static int request_issue(struct request *r, struct batch *b, uint32_t at, uint32_t n, struct hapi_err *err)
-{
-    struct hapi_loader *l = r->node->l;
-
-    r->batch = b;
-    r->at = at;
-    r->n = n;
-    r->terminal = r->lost = false;
-    r->parts = r->jobs = r->waiting = 0;
-    r->generation = ++l->generation;
-    r->began_ns = hapi_clock_ns();
-    if (!r->node->in_flight)
-        r->node->progress_ns = r->began_ns;
-    memset(r->seen, 0, sizeof r->seen);
-    request_fill(r);
-    int bytes = hapi_request_encode(&r->req, r->message, HAPI_REQUEST_MAX);
-    if (bytes < 0)
-        return hapi_err_set(err, bytes, 0, "a request of %u samples cannot be encoded: %s", n,
-                            hapi_err_meaning(bytes));
-    r->op.on_done = request_sent;
-    int rc = credit_take(r->node, n);
-    if (!rc)
-        rc = hapi_conn_send(r->node->conn, r->message, (size_t)bytes, &r->op);
-    if (rc)
-        return hapi_err_set(err, rc, 0, "cannot send a request: %s", hapi_err_meaning(rc));
-    r->active = r->sending = true;
-    replica_asked(r);
-    r->routes->users++;
-    r->node->in_flight++;
-    atomic_fetch_add(&l->n_requests, 1);
-    return 0;
-}
 
 /* One request for positions [at, at+most) of b; returns how many it covers, 0 when nobody has room. */
 static uint32_t ask(struct hapi_loader *l, struct batch *b, uint32_t at, uint32_t most)
@@ -315,12 +193,12 @@ static uint32_t ask(struct hapi_loader *l, struct batch *b, uint32_t at, uint32_
     r->route = way;
     bool small =
         most > CHUNK_SAMPLES && (way->share <= 0 || replica_is_new(r->node)); /* to see how it does */
-    uint32_t n = request_extent(l, r, b, at, small ? CHUNK_SAMPLES : most);
-    if (request_issue(r, b, at, n, &err)) {
+    uint32_t n = request_take(l, r, b, at, small ? CHUNK_SAMPLES : most);
+    if (request_issue(r, b, &err)) {
         node_break(r->node, err.code, err.text);
         return 0;
     }
-    way->asked += n;
+    way->asked += r->n;
     return n;
 }
 
@@ -344,6 +222,13 @@ void fetch_pump(struct hapi_loader *l)
             l->n_again--;
     }
     while ((b = batch_filling(l))) {
+        enum keep_state kept = b->done[b->asked] ? KEEP_TAKEN : keep_take(l, b, b->asked);
+        if (kept == KEEP_TAKEN) {
+            b->asked++;
+            continue;
+        }
+        if (kept == KEEP_LATER)
+            return;
         n = ask(l, b, b->asked, b->n - b->asked);
         if (!n)
             return;
@@ -382,9 +267,8 @@ static int part_take(struct request *r, uint32_t part, struct hapi_err *err)
 
 static int part_checksum(struct request *r, struct hapi_err *err)
 {
-    struct hapi_loader *l = r->node->l;
     const struct hapi_record *record = r->record;
-    const uint8_t *base = r->route->direct ? r->batch->features + r->at * l->row_bytes : r->slot;
+    const uint8_t *base = request_payload(r);
     uint32_t crc = 0;
 
     if (!(record->flags & HAPI_RECORD_CHECKSUM))
@@ -413,8 +297,11 @@ static int part_samples(struct request *r, struct hapi_err *err)
         images[i].status = s->status;
         if (s->status)
             continue;
-        r->batch->labels[r->at + record->first + i] = l->catalog.node_class_map[r->node->number][s->label];
+        r->batch->labels[r->pos[record->first + i]] = l->catalog.node_class_map[r->node->number][s->label];
         atomic_fetch_add(&l->wire_bytes, s->bytes);
+        if (r->gathers)
+            memcpy(r->batch->features + r->pos[record->first + i] * l->row_bytes,
+                   r->slot + (record->first + i) * l->row_bytes, l->row_bytes);
     }
     if (r->route->direct)
         fetch_samples_done(r, record->first, record->count, images);
@@ -425,14 +312,9 @@ static int part_samples(struct request *r, struct hapi_err *err)
 
 static void again_add(struct hapi_loader *l, struct request *r)
 {
-    struct hapi_err err = {0};
-
-    if (l->n_again == l->max_again) {
-        hapi_err_set(&err, HAPI_ETOOBIG, 0, "too many requests lost at once");
-        loader_fail(l, &err);
-        return;
-    }
-    l->again[l->n_again++] = (struct range){r->batch, r->at, r->n};
+    for (uint32_t i = 0; i < r->n; i++)
+        if (!r->batch->done[r->pos[i]])
+            fetch_again(l, r->batch, r->pos[i]);
     atomic_fetch_add(&l->n_reissued, 1);
 }
 

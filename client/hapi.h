@@ -96,6 +96,9 @@ struct hapi_loader_options {
     int sequential;                    /* 1: canonical order, no shuffle */
     int on_bad;                        /* HAPI_SKIP_BAD, HAPI_FAIL_ON_BAD */
     int checksum;                      /* 1: CRC-32C of each micro-batch, checked before use */
+    uint64_t keep_memory;              /* bytes of memory that features are kept in, for later epochs [0] */
+    uint64_t keep_disk;                /* and on disk, for later jobs, too [0], in files beneath: */
+    const char *keep_dir;              /* a folder, made if it is not there; one job at a time [none] */
     struct hapi_trace *trace;          /* what happens is written there; it outlives the loader [none] */
     uint32_t request_timeout_ms; /* no part of any request for so long: the node's requests are issued anew
                                     [30000] */
@@ -136,6 +139,7 @@ struct hapi_batch_view {
 struct hapi_loader_stats {
     uint64_t wire_bytes; /* payload and records that arrived */
     uint64_t requests, parts, bad, reissued;
+    uint64_t kept; /* samples that were not asked for: this tier had kept them */
 };
 
 /* Connects, reads the dataset's index, offers the prefix. Errors: HAPI_EINVAL (an option), HAPI_ENOENT (file,

@@ -34,6 +34,8 @@ void loader_node_offered(struct hapi_loader *l)
     int rc = hapi_catalog_seal(&l->catalog, &err);
     if (!rc)
         rc = window_open(l, &err);
+    if (!rc)
+        rc = keep_open(l, &err);
     if (!rc && l->slot_bytes)
         rc = hapi_pool_open(&l->pool, l->loop, l->threads, l->n_nodes * NODE_REQUESTS * REQUEST_SAMPLES,
                             l->topology, 1, &err);
@@ -66,6 +68,7 @@ static void woken(void *arg)
 
     if (l->pool)
         hapi_pool_reap(l->pool);
+    keep_reap(l);
     pthread_mutex_lock(&l->lock);
     start = l->epoch_pending;
     l->epoch_pending = false;
@@ -142,12 +145,13 @@ static void *io_thread(void *arg)
     for (uint32_t i = 0; i < l->n_nodes; i++)
         node_close(&l->nodes[i]);
     int64_t until = hapi_clock_ns() + 3 * HAPI_NS_PER_S;
-    while (anything_open(l) && hapi_clock_ns() < until)
+    while ((anything_open(l) || keep_busy(l)) && hapi_clock_ns() < until)
         if (hapi_loop_run_once(l->loop, 50 * HAPI_NS_PER_MS, &err))
             break;
     hapi_loop_timer_clear(l->loop, &l->tick);
     hapi_pool_close(l->pool);
     choice_close(l);
+    keep_close(l);
     hapi_loop_close(l->loop);
     return NULL;
 }
@@ -175,7 +179,7 @@ static int options_keep(struct hapi_loader *l, const struct hapi_loader_options 
              keep(l, &l->o.split, NULL) | keep(l, &l->o.profile, NULL) | keep(l, &l->o.accuracy, NULL) |
              keep(l, &l->o.wire, NULL) | keep(l, &l->o.dtype, "f32") | keep(l, &l->o.backend, NULL) |
              keep(l, &l->o.transport, "auto") | keep(l, &l->o.key, NULL) | keep(l, &l->o.device, NULL) |
-             keep(l, &l->o.provider, NULL);
+             keep(l, &l->o.provider, NULL) | keep(l, &l->o.keep_dir, NULL);
     if (rc)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for the options");
     if (!l->o.model || !l->o.nodes || !l->o.dataset)
@@ -246,7 +250,8 @@ static int model_open(struct hapi_loader *l, struct hapi_err *err)
                             l->freeze->id, l->freeze->n_tensors);
     l->width = (size_t)n;
     l->row_bytes = l->width * 4;
-    return policy_open(l, err);
+    rc = keep_options(l, err);
+    return rc ? rc : policy_open(l, err);
 }
 
 static int open_all(struct hapi_loader *l, const struct hapi_loader_options *o, struct hapi_err *err)
@@ -504,5 +509,6 @@ struct hapi_loader_stats hapi_loader_stats_get(struct hapi_loader *l)
         .parts = atomic_load(&l->n_arrived),
         .bad = atomic_load(&l->n_bad),
         .reissued = atomic_load(&l->n_reissued),
+        .kept = atomic_load(&l->n_kept),
     };
 }

@@ -7,7 +7,9 @@
  *     policy.c    what is to be done: split, wire dtype and shares, from options or a profile (caller's
  * thread) routes.c    how that is carried out: each way that samples take, with its plans (caller's thread)
  *     fetch.c     requests out, records in: which sample is asked where, what has arrived (I/O thread)
+ *     request.c   what a request says                                                    (I/O thread)
  *     replicas.c  which node is asked for a sample                                       (I/O thread)
+ *     keep.c      features that this tier keeps between epochs                           (I/O thread)
  *     window.c    registered memory: batch buffers, slots, record areas                  (once, I/O thread)
  *     observe.c   what the job shows of links, nodes and this tier                       (I/O thread)
  *     replan.c    from that and the profile, a better plan, if there is one               (its own thread)
@@ -26,6 +28,7 @@
 #include "control.h"
 #include "hapi.h"
 #include "int8.h"
+#include "kept.h"
 #include "kernels.h"
 #include "loop.h"
 #include "planner.h"
@@ -108,7 +111,7 @@ struct batch {
     uint8_t *features; /* in the exposed slab: n rows of f32 */
     uint32_t *labels;
     uint64_t *samples;
-    int8_t *done;    /* 0: not yet, 1: there, -1: bad */
+    int8_t *done;    /* 0: not yet, 1: there, -1: bad, 2: being read from what is kept */
     uint64_t *tried; /* bit i: node i has failed at it; then, with what status: */
     int *failed;
 };
@@ -140,9 +143,10 @@ struct request {
     bool lost;      /* its connection is gone, suffix jobs are under way: asked for anew when they are done */
     uint16_t index; /* on its connection */
     struct batch *batch;
-    uint32_t at, n;             /* positions in the batch */
-    uint32_t parts, jobs;       /* arrived; suffix jobs under way */
-    uint32_t waits_at, waiting; /* samples that are here, but not yet as many as a suffix job takes */
+    uint32_t n, pos[REQUEST_SAMPLES]; /* samples, and where each is in the batch */
+    bool gathers;                     /* these are not consecutive: rows come into the slot, and are copied */
+    uint32_t parts, jobs;             /* arrived; suffix jobs under way */
+    uint32_t waits_at, waiting;       /* samples that are here, but not yet as many as a suffix job takes */
     uint64_t generation;
     int64_t began_ns;
     uint8_t *message;        /* local slab: the encoded request */
@@ -225,6 +229,26 @@ struct loader_node {
     struct request requests[NODE_REQUESTS];
 };
 
+/* Features that this tier keeps: keep.c. */
+struct keep_io {
+    struct hapi_loader *l;
+    struct hapi_feature_io io;
+    struct hapi_feature place;
+    struct batch *batch;
+    uint32_t at;
+    uint8_t *buf;
+    struct keep_io *next;
+};
+
+struct keep {
+    struct hapi_features *features;
+    struct hapi_feature_set *set;
+    struct hapi_slab memory;
+    uint8_t *buffers;
+    struct keep_io *ios, *free;
+    uint32_t busy;
+};
+
 struct hapi_loader {
     /* what was asked, resolved on the caller's thread before the I/O thread starts */
     struct hapi_loader_options o;
@@ -265,9 +289,10 @@ struct hapi_loader {
     char numeric_class[64];
     uint32_t *order;
     struct batch *batches;
+    struct keep *keep;     /* NULL: nothing is kept */
     struct batch *filling; /* the one that requests are made for */
     struct range *again;   /* to be asked for anew */
-    uint32_t n_again, max_again;
+    uint32_t n_again;
     uint32_t next_position, epoch_asked;
     uint64_t next_sequence, generation;
     struct routes *next_routes; /* to be used once all nodes have their offer */
@@ -298,7 +323,7 @@ struct hapi_loader {
     pthread_t replanner;
     pthread_cond_t replan;
     bool replanner_started, replanner_ends;
-    _Atomic uint64_t wire_bytes, n_requests, n_arrived, n_bad, n_reissued;
+    _Atomic uint64_t wire_bytes, n_requests, n_arrived, n_bad, n_reissued, n_kept;
 };
 
 /* loader.c */
@@ -336,6 +361,15 @@ void fetch_timeouts(struct hapi_loader *l);
 void fetch_samples_done(struct request *r, uint32_t first, uint32_t count, const struct hapi_image *images);
 void fetch_request_settle(struct request *r); /* terminal and no job left: frees it */
 
+/* request.c */
+/* Which samples from position `at` on, of `most`, go into one request: on that node, within the slot,
+ * consecutive unless this tier has some of them. Sets r->pos and r->n; returns how many positions are taken
+ * care of. */
+uint32_t request_take(struct hapi_loader *l, struct request *r, struct batch *b, uint32_t at, uint32_t most);
+/* Sends it, for the samples at r->pos. */
+int request_issue(struct request *r, struct batch *b, struct hapi_err *err);
+uint8_t *request_payload(const struct request *r); /* where nodes write what it asks for */
+
 /* replicas.c: which node is asked for a sample */
 /* Whether it has the sample at that position, lives, and has not failed at it. */
 bool replica_may(const struct loader_node *n, const struct batch *b, uint32_t at);
@@ -347,6 +381,24 @@ void replica_asked(struct request *r);
 void replica_answered(struct request *r);
 /* A node has failed at a sample; true: another one will be asked for it. */
 bool replica_another(struct request *r, uint32_t at, int status);
+
+/* A sample is asked for anew, by the next fetch_pump(). */
+void fetch_again(struct hapi_loader *l, struct batch *b, uint32_t at);
+/* A sample that was kept is in its place, or, bad, could not be read and is to be asked for. */
+void fetch_kept(struct hapi_loader *l, struct batch *b, uint32_t at, bool good);
+
+/* keep.c */
+int keep_options(const struct hapi_loader *l, struct hapi_err *err); /* caller's thread: HAPI_EINVAL */
+int keep_open(struct hapi_loader *l, struct hapi_err *err);          /* errors: of store/kept.h */
+void keep_close(struct hapi_loader *l);                              /* not while it is busy */
+void keep_reap(struct hapi_loader *l);                               /* from the loop's on_wake */
+bool keep_busy(const struct hapi_loader *l);
+bool keep_has(const struct hapi_loader *l, const struct batch *b, uint32_t at);
+/* LATER: it is there, and too many are being read: fetch_kept() comes before it can be tried again. */
+enum keep_state { KEEP_NOT, KEEP_TAKEN, KEEP_LATER };
+enum keep_state keep_take(struct hapi_loader *l, struct batch *b, uint32_t at);
+/* A sample of a request has come. */
+void keep_put(struct request *r, uint32_t at);
 
 /* window.c */
 int window_open(struct hapi_loader *l, struct hapi_err *err);

@@ -101,7 +101,7 @@ bool replica_another(struct request *r, uint32_t at, int status)
     struct hapi_loader *l = r->node->l;
     struct batch *b = r->batch;
 
-    if (!is_of_the_copy(status) || !l->again || l->n_again == l->max_again)
+    if (!is_of_the_copy(status))
         return false;
     b->tried[at] |= 1ULL << r->node->number;
     b->failed[at] = status;
@@ -110,11 +110,7 @@ bool replica_another(struct request *r, uint32_t at, int status)
         anywhere = replica_may(&l->nodes[i], b, at);
     if (!anywhere)
         return false;
-    struct range *last = l->n_again ? &l->again[l->n_again - 1] : NULL;
-    if (last && last->batch == b && last->at + last->n == at)
-        last->n++;
-    else
-        l->again[l->n_again++] = (struct range){b, at, 1};
+    fetch_again(l, b, at);
     atomic_fetch_add(&l->n_reissued, 1);
     return true;
 }

@@ -294,5 +294,10 @@ size_t routes_slot_bytes(const struct hapi_loader *l)
         slot = most > slot ? most : slot;
         slot = raw > slot ? raw : slot;
     }
+    if (l->o.keep_memory || l->o.keep_disk) { /* rows between which others are kept */
+        size_t rows = REQUEST_SAMPLES * l->row_bytes;
+        rows = rows < SLOT_BYTES ? rows : slot_of(l->row_bytes, 1);
+        slot = rows > slot ? rows : slot;
+    }
     return slot + (!slot && !l->routes->route[0].direct); /* objects may all be empty */
 }

@@ -68,7 +68,7 @@ static bool chunk_run(struct hapi_job *job, int worker)
     struct chunk *c = (struct chunk *)job;
     struct request *r = c->request;
     struct hapi_loader *l = r->node->l;
-    uint8_t *to = r->batch->features + (r->at + c->first) * l->row_bytes;
+    uint8_t *to = r->batch->features + r->pos[c->first] * l->row_bytes; /* they are consecutive */
     void *const rows[1] = {to};
     struct hapi_stage_out out = {.out = rows, .rows = c->count, .dtype = HAPI_F32};
     struct hapi_image *images = r->images + c->first;

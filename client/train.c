@@ -1,7 +1,7 @@
-#include "train.h"
+#include "train_job.h"
 
-#include <cjson/cJSON.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,41 +9,7 @@
 
 #include "clock.h"
 #include "head.h"
-#include "npy.h"
 #include "order.h"
-
-enum { PARTS_MAX = 8, REPLANS_MAX = 64 };
-
-/* Features kept by sample number. */
-struct kept {
-    float *features;
-    uint32_t *labels;
-    uint8_t *present;
-    uint64_t n;
-    size_t width;
-};
-
-struct result {
-    double seconds, loss, accuracy;
-    uint64_t images, bytes;
-    int from_memory;
-};
-
-struct job {
-    const struct train_options *o;
-    struct hapi_loader *train, *test;
-    struct head *head;
-    struct kept kept, tested; /* kept.features NULL: fetched anew every epoch */
-    uint32_t *predictions;
-    const float **rows;
-    uint32_t *labels, *order;
-    FILE *order_file;
-    struct result *results;
-    double test_seconds;
-    uint64_t test_bytes;
-    int64_t shown_ns;
-    uint32_t replans; /* that were printed */
-};
 
 static int loader_error(struct hapi_err *err, const struct hapi_error *e)
 {
@@ -132,8 +98,9 @@ static void replan_print(struct job *j)
     if (j->o->quiet || n == j->replans)
         return;
     j->replans = n;
-    struct hapi_loader_replan list[REPLANS_MAX], *last = &list[(n < REPLANS_MAX ? n : REPLANS_MAX) - 1];
-    hapi_loader_replans(j->train, list, REPLANS_MAX);
+    struct hapi_loader_replan list[TRAIN_REPLANS_MAX],
+        *last = &list[(n < TRAIN_REPLANS_MAX ? n : TRAIN_REPLANS_MAX) - 1];
+    hapi_loader_replans(j->train, list, TRAIN_REPLANS_MAX);
     printf("%s%.1f s: a new plan, at %.3g MB/s: %.3g s an epoch instead of %.3g s\n",
            isatty(STDERR_FILENO) ? "\r\033[K" : "", last->seconds, 1e-6 * last->bandwidth_Bps, last->epoch_s,
            last->before_s);
@@ -147,7 +114,8 @@ static int epoch_fetch(struct job *j, uint32_t epoch, struct result *r, struct h
     struct hapi_batch_view b;
     struct hapi_error e = {0};
     char what[32];
-    uint64_t taken = 0, bytes = hapi_loader_stats_get(j->train).wire_bytes;
+    struct hapi_loader_stats before = hapi_loader_stats_get(j->train);
+    uint64_t taken = 0;
     int64_t since = hapi_clock_ns();
     int rc, more = hapi_loader_epoch(j->train, epoch, &e);
 
@@ -171,7 +139,8 @@ static int epoch_fetch(struct job *j, uint32_t epoch, struct result *r, struct h
         replan_print(j);
         progress(j, what, taken, hapi_loader_samples(j->train), since);
     }
-    r->bytes = hapi_loader_stats_get(j->train).wire_bytes - bytes;
+    r->bytes = hapi_loader_stats_get(j->train).wire_bytes - before.wire_bytes;
+    r->kept = hapi_loader_stats_get(j->train).kept - before.kept;
     return more < 0 ? loader_error(err, &e) : 0;
 }
 
@@ -265,179 +234,13 @@ static int epochs_run(struct job *j, struct hapi_err *err)
         if (!j->o->quiet)
             printf("epoch %2u  %6.2f s  %9.0f images/s  %8.2f MB %s  loss %.4f  test accuracy %.4f\n", e + 1,
                    r->seconds, (double)r->images / r->seconds, 1e-6 * (double)r->bytes,
-                   r->from_memory ? "(memory)" : "         ", r->loss, r->accuracy);
+                   r->from_memory ? "(memory)"
+                   : r->kept      ? "(kept)  "
+                                  : "        ",
+                   r->loss, r->accuracy);
         fflush(stdout);
     }
     return 0;
-}
-
-/* ------------------------------------------------------------------ reports */
-
-static cJSON *result_json(const struct result *r)
-{
-    cJSON *o = cJSON_CreateObject();
-
-    cJSON_AddNumberToObject(o, "seconds", r->seconds);
-    cJSON_AddNumberToObject(o, "images", (double)r->images);
-    cJSON_AddNumberToObject(o, "images_per_s", r->seconds > 0 ? (double)r->images / r->seconds : 0);
-    cJSON_AddNumberToObject(o, "wire_bytes", (double)r->bytes);
-    cJSON_AddNumberToObject(o, "train_loss", r->loss);
-    cJSON_AddNumberToObject(o, "test_accuracy", r->accuracy);
-    cJSON_AddStringToObject(o, "source", r->from_memory ? "memory" : "nodes");
-    return o;
-}
-
-/* `transport` is "mixed" where nodes differ; `nodes` has each. */
-static void transports_json(struct job *j, cJSON *o)
-{
-    struct hapi_loader_transport first, t;
-    cJSON *nodes = cJSON_CreateArray();
-    int mixed = 0;
-
-    hapi_loader_transport(j->train, 0, &first);
-    for (uint32_t i = 0; hapi_loader_transport(j->train, i, &t) == 0; i++) {
-        cJSON *n = cJSON_CreateObject();
-        mixed |= strcmp(t.transport, first.transport) != 0;
-        cJSON_AddStringToObject(n, "node", t.node);
-        cJSON_AddStringToObject(n, "transport", t.transport);
-        cJSON_AddStringToObject(n, "transport_why", t.why);
-        cJSON_AddItemToArray(nodes, n);
-    }
-    cJSON_AddStringToObject(o, "transport", mixed ? "mixed" : first.transport);
-    cJSON_AddStringToObject(o, "transport_why", mixed ? "nodes differ: see `nodes`" : first.why);
-    cJSON_AddItemToObject(o, "nodes", nodes);
-}
-
-static const char *policy_name(const struct hapi_loader_options *o)
-{
-    return o->policy ? o->policy : o->profile ? "pipeline" : o->split ? "split" : "freeze";
-}
-
-/* Of what is pushed down: as it was asked for, or as it was chosen. */
-static const char *wire_name(struct job *j)
-{
-    struct hapi_loader_part first = {.wire = "raw"};
-
-    if (!j->o->loader.profile)
-        return j->o->loader.wire ? j->o->loader.wire : "f32";
-    hapi_loader_parts(j->train, &first, 1);
-    return first.wire;
-}
-
-static void parts_add(cJSON *o, const struct hapi_loader_part *parts, uint32_t n)
-{
-    cJSON *list = cJSON_AddArrayToObject(o, "parts");
-
-    for (uint32_t i = 0; i < n && i < PARTS_MAX; i++) {
-        cJSON *part = cJSON_CreateObject();
-        cJSON_AddStringToObject(part, "split", parts[i].split);
-        cJSON_AddStringToObject(part, "wire", parts[i].wire);
-        cJSON_AddNumberToObject(part, "share", parts[i].share);
-        cJSON_AddNumberToObject(part, "micro_batch", parts[i].micro_batch);
-        cJSON_AddItemToArray(list, part);
-    }
-}
-
-/* Every change of plan, and what was known then. */
-static void replans_json(struct job *j, cJSON *o)
-{
-    struct hapi_loader_replan list[REPLANS_MAX];
-    uint32_t n = hapi_loader_replans(j->train, list, REPLANS_MAX);
-    cJSON *all = cJSON_AddArrayToObject(o, "replans");
-
-    for (uint32_t i = 0; i < n && i < REPLANS_MAX; i++) {
-        cJSON *one = cJSON_CreateObject();
-        cJSON_AddNumberToObject(one, "seconds", list[i].seconds);
-        cJSON_AddNumberToObject(one, "samples", (double)list[i].samples);
-        cJSON_AddNumberToObject(one, "bandwidth_Bps", list[i].bandwidth_Bps);
-        cJSON_AddNumberToObject(one, "epoch_s", list[i].epoch_s);
-        cJSON_AddNumberToObject(one, "before_s", list[i].before_s);
-        parts_add(one, list[i].parts, list[i].n_parts);
-        cJSON_AddItemToArray(all, one);
-    }
-}
-
-static int json_write(struct job *j, struct hapi_err *err)
-{
-    cJSON *o = cJSON_CreateObject(), *epochs, *test;
-    struct hapi_loader_part parts[PARTS_MAX];
-    struct hapi_loader_stats a = hapi_loader_stats_get(j->train), b = hapi_loader_stats_get(j->test);
-    int rc = 0;
-
-    cJSON_AddStringToObject(o, "policy", policy_name(&j->o->loader));
-    cJSON_AddStringToObject(o, "split", hapi_loader_split(j->train));
-    cJSON_AddStringToObject(o, "wire", wire_name(j));
-    parts_add(o, parts, hapi_loader_parts(j->train, parts, PARTS_MAX));
-    replans_json(j, o);
-    cJSON_AddStringToObject(o, "dtype", j->o->loader.dtype);
-    cJSON_AddStringToObject(o, "dtype_here", hapi_loader_dtype_here(j->train));
-    transports_json(j, o);
-    cJSON_AddNumberToObject(o, "classes", hapi_loader_classes(j->train));
-    cJSON_AddNumberToObject(o, "features", (double)hapi_loader_width(j->train));
-    cJSON_AddNumberToObject(o, "bad_samples", (double)(a.bad + b.bad));
-    cJSON_AddNumberToObject(o, "reissued_requests", (double)(a.reissued + b.reissued));
-    test = cJSON_AddObjectToObject(o, "test");
-    cJSON_AddNumberToObject(test, "images", (double)hapi_loader_samples(j->test));
-    cJSON_AddNumberToObject(test, "seconds", j->test_seconds);
-    cJSON_AddNumberToObject(test, "wire_bytes", (double)j->test_bytes);
-    epochs = cJSON_AddArrayToObject(o, "epochs");
-    for (uint32_t e = 0; e < j->o->epochs; e++)
-        cJSON_AddItemToArray(epochs, result_json(&j->results[e]));
-    char *text = cJSON_Print(o);
-    FILE *f = fopen(j->o->json, "we");
-    if (!text || !f || fprintf(f, "%s\n", text) < 0)
-        rc = hapi_err_errno(err, errno, "cannot write %s", j->o->json);
-    if (f && fclose(f) && !rc)
-        rc = hapi_err_errno(err, errno, "cannot write %s", j->o->json);
-    cJSON_free(text);
-    cJSON_Delete(o);
-    return rc;
-}
-
-static int dump(const char *prefix, const char *name, const struct hapi_shape *shape, enum hapi_dtype dtype,
-                const void *data, struct hapi_err *err)
-{
-    char path[4096];
-
-    if ((size_t)snprintf(path, sizeof path, "%s-%s.npy", prefix, name) >= sizeof path)
-        return hapi_err_set(err, HAPI_EINVAL, 0, "--dump-features: the path is too long");
-    return hapi_npy_write(path, shape, dtype, data, err);
-}
-
-static int features_dump(const char *prefix, const char *name, const struct kept *k, struct hapi_err *err)
-{
-    struct hapi_shape shape = {.rank = 2, .dim = {(int64_t)k->n, (int64_t)k->width}};
-    return dump(prefix, name, &shape, HAPI_F32, k->features, err);
-}
-
-/* Class indices; -1 for a sample that was left out. */
-static int labels_dump(const char *prefix, const char *name, const uint32_t *labels, const struct kept *k,
-                       struct hapi_err *err)
-{
-    struct hapi_shape shape = {.rank = 1, .dim = {(int64_t)k->n}};
-    int64_t *wide = calloc(k->n, sizeof *wide);
-
-    if (!wide)
-        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory to write labels");
-    for (uint64_t i = 0; i < k->n; i++)
-        wide[i] = k->present[i] ? (int64_t)labels[i] : -1;
-    int rc = dump(prefix, name, &shape, HAPI_I64, wide, err);
-    free(wide);
-    return rc;
-}
-
-static int all_dump(struct job *j, struct hapi_err *err)
-{
-    const char *p = j->o->dump_features;
-
-    int rc = features_dump(p, "train", &j->kept, err);
-    if (!rc)
-        rc = labels_dump(p, "train-labels", j->kept.labels, &j->kept, err);
-    if (!rc)
-        rc = features_dump(p, "test", &j->tested, err);
-    if (!rc)
-        rc = labels_dump(p, "test-labels", j->tested.labels, &j->tested, err);
-    return rc ? rc : labels_dump(p, "test-predictions", j->predictions, &j->tested, err);
 }
 
 /* ------------------------------------------------------------------ opening */
@@ -447,7 +250,8 @@ static int job_memory(struct job *j, struct hapi_err *err)
     const struct train_options *o = j->o;
     uint64_t n = hapi_loader_samples(j->train), m = hapi_loader_samples(j->test);
     size_t width = hapi_loader_width(j->train);
-    bool keep = n * width * sizeof(float) <= o->keep;
+    bool fits = n * width * sizeof(float) <= o->keep,
+         keep = fits && (!o->loader.keep_disk || o->dump_features);
 
     if (o->dump_features && !keep)
         return hapi_err_set(err, HAPI_EINVAL, 0, "--dump-features keeps all features: raise --keep");
@@ -483,6 +287,8 @@ static int job_open(struct job *j, struct hapi_err *err)
     test.dataset = o->test_dataset;
     test.sequential = 1;
     test.fixed_plan = 1;
+    test.keep_memory = test.keep_disk = 0; /* it is fetched once */
+    test.keep_dir = NULL;
     if (hapi_loader_open(&j->train, &o->loader, &e) || hapi_loader_open(&j->test, &test, &e))
         return loader_error(err, &e);
     int rc = same_classes(j, err);
@@ -525,10 +331,10 @@ static void job_close(struct job *j)
 /* Where not all samples take the same way. */
 static void parts_print(const struct job *j)
 {
-    struct hapi_loader_part parts[PARTS_MAX];
-    uint32_t n = hapi_loader_parts(j->train, parts, PARTS_MAX);
+    struct hapi_loader_part parts[TRAIN_PARTS_MAX];
+    uint32_t n = hapi_loader_parts(j->train, parts, TRAIN_PARTS_MAX);
 
-    for (uint32_t i = 0; n > 1 && i < n && i < PARTS_MAX; i++)
+    for (uint32_t i = 0; n > 1 && i < n && i < TRAIN_PARTS_MAX; i++)
         printf("%3.0f %% of the samples  split %s  wire %s  micro-batch %u\n", 100 * parts[i].share,
                parts[i].split, parts[i].wire, parts[i].micro_batch);
 }
@@ -558,7 +364,7 @@ static int job_run(const struct train_options *o, struct hapi_err *err)
     int rc = job_open(&j, err);
     if (!rc && !o->quiet)
         printf("policy %s  split %s  wire %s  classes %u  features %zu  train %llu  test %llu\n",
-               policy_name(&o->loader), hapi_loader_split(j.train), wire_name(&j),
+               train_policy(&o->loader), hapi_loader_split(j.train), train_wire(&j),
                hapi_loader_classes(j.train), hapi_loader_width(j.train),
                (unsigned long long)hapi_loader_samples(j.train),
                (unsigned long long)hapi_loader_samples(j.test));
@@ -570,9 +376,9 @@ static int job_run(const struct train_options *o, struct hapi_err *err)
     if (!rc)
         rc = epochs_run(&j, err);
     if (!rc && o->dump_features)
-        rc = all_dump(&j, err);
+        rc = train_dump(&j, err);
     if (!rc && o->json)
-        rc = json_write(&j, err);
+        rc = train_json(&j, err);
     if (rc && !o->quiet && isatty(STDERR_FILENO))
         fputc('\n', stderr);
     job_close(&j);

@@ -62,8 +62,8 @@ int window_open(struct hapi_loader *l, struct hapi_err *err)
         return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for %u batches of %u samples", l->o.depth,
                             l->o.batch);
     l->next_position = l->catalog.n_samples; /* nothing to ask for before an epoch is begun */
-    l->max_again = (uint32_t)requests * 2;
-    l->again = calloc(l->max_again, sizeof *l->again);
+    /* No sample is in it twice, and each is of a batch. */
+    l->again = calloc((size_t)l->o.depth * l->o.batch, sizeof *l->again);
     l->order = malloc(l->catalog.n_samples * sizeof *l->order);
     return l->again && l->order ? 0
                                 : hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for the order of an epoch");

@@ -6,8 +6,7 @@
 #include "clock.h"
 
 enum { SETS_MAX = 256, TABLE_MIN = 64 };
-#define GONE UINT32_MAX /* in a table: somebody was here, look on */
-#define PIECE_MIN ((size_t)1 << 20)
+#define GONE UINT32_MAX   /* in a table: somebody was here, look on */
 #define HALF_LIFE_S 600.0 /* of the worth of a set that nobody uses */
 
 /* ------------------------------------------------------------------ rows */
@@ -435,7 +434,7 @@ static int memory_open(struct hapi_features *f, struct hapi_err *err)
 {
     size_t piece = (f->opt.row_max + HAPI_FEATURE_ALIGN - 1) & ~(size_t)(HAPI_FEATURE_ALIGN - 1);
 
-    f->piece = piece > PIECE_MIN ? piece : PIECE_MIN;
+    f->piece = piece > HAPI_FEATURE_PIECE ? piece : HAPI_FEATURE_PIECE;
     f->n_pieces = f->opt.memory ? (uint32_t)(f->opt.memory_bytes / f->piece) : 0;
     f->free_pieces = calloc((size_t)f->n_pieces + 1, sizeof *f->free_pieces);
     if (!f->free_pieces)

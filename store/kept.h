@@ -31,12 +31,16 @@
 struct hapi_features;
 struct hapi_feature_set;
 
-enum { HAPI_FEATURE_ALIGN = 4096 }; /* of buffers that disks read and write */
+enum {
+    HAPI_FEATURE_ALIGN = 4096,    /* of buffers that disks read and write */
+    HAPI_FEATURE_PIECE = 1 << 20, /* bytes of memory that a set is given at once, or one row */
+};
 
 struct hapi_features_options {
     void *memory; /* the caller's, aligned to 4096; best inside a registered slab; NULL: none */
     size_t memory_bytes;
-    size_t row_max;  /* bytes of the largest row: memory is handed to sets in pieces of this */
+    size_t row_max;  /* bytes of the largest row: memory is handed to sets in pieces of this, or
+                        HAPI_FEATURE_PIECE */
     const char *dir; /* made if it is not there; one process at a time; NULL: none */
     uint64_t disk_bytes;
 };
