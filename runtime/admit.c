@@ -49,8 +49,10 @@ static int weights_at(const struct hapi_models *m, const struct hapi_prefix_slot
 
 static uint64_t models_bytes(const struct hapi_models *m)
 {
-    uint64_t sum = m->reserved;
+    uint64_t sum = 0;
 
+    for (uint32_t i = 0; i < m->n_coming; i++)
+        sum += m->coming[i].bytes;
     for (int i = 0; i < HAPI_MODELS_MAX; i++)
         sum += m->model[i].model ? m->model[i].bytes : 0;
     return sum;
@@ -78,6 +80,8 @@ static uint64_t taken_by(const struct hapi_models *m, uint64_t owner)
 {
     uint64_t sum = plans_bytes(m, &owner);
 
+    for (uint32_t i = 0; i < m->n_coming; i++)
+        sum += m->coming[i].owner == owner ? m->coming[i].bytes : 0;
     for (int i = 0; i < HAPI_MODELS_MAX; i++)
         sum += m->model[i].model && m->model[i].owner == owner ? m->model[i].bytes : 0;
     return sum;
@@ -121,6 +125,20 @@ bool hapi_admit_room(struct hapi_models *m, uint64_t bytes)
     return true;
 }
 
+/* NULL: no memory. */
+static struct hapi_model_coming *coming_of(struct hapi_models *m, uint64_t owner)
+{
+    for (uint32_t i = 0; i < m->n_coming; i++)
+        if (m->coming[i].owner == owner)
+            return &m->coming[i];
+    struct hapi_model_coming *more = realloc(m->coming, (m->n_coming + 1) * sizeof *more);
+    if (!more)
+        return NULL;
+    m->coming = more;
+    more[m->n_coming] = (struct hapi_model_coming){.owner = owner};
+    return &more[m->n_coming++];
+}
+
 int hapi_models_reserve(struct hapi_models *m, struct hapi_owner o, uint64_t bytes, struct hapi_err *err)
 {
     uint64_t has = o.memory ? taken_by(m, o.id) : 0;
@@ -145,13 +163,20 @@ int hapi_models_reserve(struct hapi_models *m, struct hapi_owner o, uint64_t byt
                             : never                ? "refused, because --adapt is off"
                                                    : "not now");
     }
-    m->reserved += bytes;
+    struct hapi_model_coming *c = coming_of(m, o.id);
+    if (!c)
+        return hapi_err_set(err, HAPI_ENOMEM, 0, "no memory for the table of models");
+    c->bytes += bytes;
     return 0;
 }
 
-void hapi_models_release(struct hapi_models *m, uint64_t bytes)
+void hapi_models_release(struct hapi_models *m, struct hapi_owner o, uint64_t bytes)
 {
-    m->reserved -= bytes;
+    struct hapi_model_coming *c = coming_of(m, o.id); /* it is there */
+
+    c->bytes -= bytes;
+    if (!c->bytes)
+        *c = m->coming[--m->n_coming];
 }
 
 /* ------------------------------------------------------------------ a round */

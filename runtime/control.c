@@ -143,6 +143,12 @@ static void on_model_offer(struct hapi_session *s, const struct hapi_msg_model *
         hapi_control_error(s->control, m->id, HAPI_EBUSY, "an upload is under way on this connection");
         return;
     }
+    if (!s->tenant->rules.upload) { /* before it is looked up: what is here may not be used either */
+        snprintf(text, sizeof text, "tenant %.80s may not have models computed here (upload=no)",
+                 s->tenant->name);
+        hapi_control_error(s->control, m->id, HAPI_EAUTH, text);
+        return;
+    }
     s->upload_id = m->id;
     s->upload_size = m->size;
     s->upload_at = 0;
@@ -153,12 +159,6 @@ static void on_model_offer(struct hapi_session *s, const struct hapi_msg_model *
     memcpy(s->model, m->hash, HAPI_HASH_SIZE);
     if (s->holds_model) {
         send_model(s, HAPI_MSG_MODEL_READY, m->id);
-        return;
-    }
-    if (!s->tenant->rules.upload) {
-        snprintf(text, sizeof text, "tenant %.80s may not have models computed here (upload=no)",
-                 s->tenant->name);
-        hapi_control_error(s->control, m->id, HAPI_EAUTH, text);
         return;
     }
     if (!m->size || m->size > s->rt->cfg.max_model) {
@@ -190,7 +190,7 @@ void hapi_upload_begin(struct hapi_session *s)
     }
     if (!rc && !(s->upload = malloc(s->upload_size))) {
         rc = hapi_err_set(&err, HAPI_ENOMEM, 0, "no memory for this model");
-        hapi_models_release(s->rt->models, s->upload_size);
+        hapi_models_release(s->rt->models, hapi_session_owner(s), s->upload_size);
     }
     if (!rc)
         send_model(s, HAPI_MSG_MODEL_WANT, s->upload_id);
@@ -235,7 +235,7 @@ static void on_model_chunk(struct hapi_session *s, const struct hapi_msg_model *
     if (rc) {
         s->uploading_busy = false;
         free(s->upload);
-        hapi_models_release(s->rt->models, s->upload_size);
+        hapi_models_release(s->rt->models, hapi_session_owner(s), s->upload_size);
         hapi_control_error(s->control, s->upload_id, rc, "this node is busy compiling other models");
     }
     s->upload = NULL; /* the table's now */
@@ -331,7 +331,7 @@ static void on_clock(struct hapi_session *s, const void *body, size_t n)
 
 static void on_stat(struct hapi_session *s, const void *body, size_t n)
 {
-    char *json = hapi_stat_json(s->rt);
+    char *json = hapi_stat_json(s->rt, s->tenant);
 
     if (!json) {
         hapi_control_error(s->control, text_id(body, n), HAPI_ENOMEM, "no memory for the counters");

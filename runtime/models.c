@@ -56,6 +56,7 @@ void hapi_models_close(struct hapi_models *m)
     for (int i = 0; i < HAPI_MODELS_MAX; i++)
         hapi_model_close(m->model[i].model);
     free(m->scratch);
+    free(m->coming);
     free(m);
 }
 
@@ -159,7 +160,7 @@ static void add_done(struct hapi_job *job)
             hapi_err_set(&a->err, HAPI_EBUSY, 0, "all %d models that this node keeps are in use",
                          HAPI_MODELS_MAX);
     }
-    hapi_models_release(m, a->size); /* its slot counts it now */
+    hapi_models_release(m, a->whose, a->size); /* its slot counts it now */
     a->done(a->user, &a->err);
     free(a);
 }

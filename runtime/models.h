@@ -52,7 +52,7 @@ void hapi_model_let_go(struct hapi_models *m, struct hapi_owner o, const uint8_t
 /* Room for a model that is to come, taken until it is released or added. Errors: HAPI_EBUSY (not now: who has
  * it may leave), HAPI_ENOMEM (not here). */
 int hapi_models_reserve(struct hapi_models *m, struct hapi_owner o, uint64_t bytes, struct hapi_err *err);
-void hapi_models_release(struct hapi_models *m, uint64_t bytes);
+void hapi_models_release(struct hapi_models *m, struct hapi_owner o, uint64_t bytes);
 /* Takes malloc'd bytes for which room is reserved; done() says 0 or why not (hash differs, not a model, table
  * full). Exactly one done(), later, unless an error is returned, and then the bytes stay the caller's. */
 int hapi_models_add(struct hapi_models *m, struct hapi_owner o, const uint8_t hash[HAPI_HASH_SIZE],

@@ -68,7 +68,11 @@ struct hapi_models {
     bool admits, again; /* a round is being made; something changed meanwhile */
     bool counts;        /* memory of plans is counted here; a device does that by itself */
     int64_t round_ns;
-    uint64_t refused, reserved; /* reserved: for models on their way */
+    uint64_t refused;
+    struct hapi_model_coming {
+        uint64_t owner, bytes;
+    } * coming; /* memory for models on their way, by owner */
+    uint32_t n_coming;
     struct hapi_model_slot model[HAPI_MODELS_MAX];
     struct hapi_prefix_slot *prefix[HAPI_PREFIXES_MAX];
     struct {

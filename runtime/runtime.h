@@ -144,6 +144,7 @@ struct hapi_rt {
         enum hapi_transport transport;
         struct hapi_conn_stats stats;
         struct hapi_err why;
+        const struct hapi_tenant *tenant;
     } last_end;
     char host[HAPI_NAME_MAX + 1];
     bool draining;
@@ -176,7 +177,7 @@ int hapi_session_listen(struct hapi_session *s, const char *transport, char host
 void hapi_session_listen_step(struct hapi_session *s);
 
 /* stat.c: JSON text, free() it. NULL: no memory. */
-char *hapi_stat_json(const struct hapi_rt *rt);
+char *hapi_stat_json(const struct hapi_rt *rt, const struct hapi_tenant *asks);
 
 /* control.c: what a client says on its control channel */
 extern const struct hapi_control_handler hapi_session_control_handler;

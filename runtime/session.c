@@ -78,6 +78,8 @@ static int service_resolve(struct hapi_service *v)
     }
     if (r->augment_seed)
         return HAPI_EUNSUPPORTED;
+    if (!v->session->tenant->rules.upload) /* it may have had that right when it came */
+        return HAPI_EAUTH;
     v->prefix = hapi_prefix_get(rt->models, r, hapi_session_owner(v->session), &why);
     return v->prefix ? 0 : why;
 }
@@ -146,6 +148,7 @@ void hapi_session_end(struct hapi_session *s, const struct hapi_err *why)
              (unsigned long long)s->stats.rnr, hapi_log_quote(quoted, sizeof quoted, s->why.text));
     if (!s->connected) /* it only asked something */
         return;
+    rt->last_end.tenant = s->tenant;
     memcpy(rt->last_end.peer, s->peer, sizeof s->peer);
     rt->last_end.transport = s->transport;
     rt->last_end.stats = s->stats;
@@ -309,7 +312,7 @@ void hapi_sessions_reap(struct hapi_rt *rt)
         if (s->holds_model)
             hapi_model_let_go(rt->models, hapi_session_owner(s), s->model);
         if (s->upload)
-            hapi_models_release(rt->models, s->upload_size);
+            hapi_models_release(rt->models, hapi_session_owner(s), s->upload_size);
         free(s->upload);
         free(s);
     }

@@ -89,7 +89,7 @@ static void features_json(cJSON *o, const struct hapi_rt *rt)
     number(o, "errors", t.errors);
 }
 
-char *hapi_stat_json(const struct hapi_rt *rt)
+char *hapi_stat_json(const struct hapi_rt *rt, const struct hapi_tenant *asks)
 {
     const struct hapi_counters *c = &rt->counters;
     struct hapi_device_usage gpu;
@@ -126,7 +126,7 @@ char *hapi_stat_json(const struct hapi_rt *rt)
     part = cJSON_AddObjectToObject(o, "transports");
     for (int t = 0; t < HAPI_TRANSPORTS; t++)
         transport_json(cJSON_AddObjectToObject(part, hapi_transport_names[t]), rt, (enum hapi_transport)t);
-    if (*rt->last_end.peer)
+    if (*rt->last_end.peer && rt->last_end.tenant == asks) /* whose address is nobody else's business */
         end_json(cJSON_AddObjectToObject(o, "last_end"), rt);
     char *text = cJSON_PrintUnformatted(o);
     cJSON_Delete(o);

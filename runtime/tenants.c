@@ -6,9 +6,10 @@
 #include <string.h>
 
 #include "clock.h"
+#include "log.h"
 #include "runtime.h"
 
-enum { TENANTS = 256, LINE = 4096 };
+enum { TENANTS = 4096, LINE = 4096 };
 /* A tenant with a rate may be so far ahead of it: the loop's rounds are no finer. */
 #define BURST_NS (200 * HAPI_NS_PER_MS)
 
@@ -156,8 +157,14 @@ static void rules_apply(const struct hapi_rt *rt, struct hapi_tenant *t)
     const struct hapi_tenant_rules *r =
         *rt->cfg.tenants ? hapi_tenant_rules_find(&rt->tenant_table, t->name) : &anything;
 
+    const struct hapi_tenant_rules now = r ? *r : (struct hapi_tenant_rules){.weight = 1};
+    bool changed = t->rules.weight && (t->refused != !r || memcmp(&t->rules, &now, sizeof now) != 0);
+
     t->refused = !r;
-    t->rules = r ? *r : (struct hapi_tenant_rules){.weight = 1};
+    t->rules = now;
+    if (changed)
+        hapi_log(HAPI_LOG_INFO, "tenant's rules changed", "tenant=%s refused=%s datasets=%.200s upload=%s",
+                 t->name, r ? "no" : "yes", now.datasets, now.upload ? "yes" : "no");
 }
 
 struct hapi_tenant *hapi_tenant_of(struct hapi_rt *rt, const char *identity)
@@ -184,8 +191,9 @@ void hapi_tenants_set(struct hapi_rt *rt, struct hapi_tenant_table *t)
     hapi_tenant_table_free(&rt->tenant_table);
     rt->tenant_table = *t;
     *t = (struct hapi_tenant_table){0};
-    memcpy(rt->other_tenants.name, "*", 2);
+    memcpy(rt->other_tenants.name, "(others)", 9);
     rules_apply(rt, &rt->other_tenants);
+    rt->other_tenants.refused = *rt->cfg.tenants; /* nobody knows what their lines say */
     for (struct hapi_tenant *x = rt->tenants; x; x = x->next)
         rules_apply(rt, x);
 }
@@ -219,7 +227,8 @@ int hapi_tenant_admits(const struct hapi_rt *rt, const struct hapi_tenant *t, st
     uint32_t n = 0;
 
     if (t->refused)
-        return hapi_err_set(err, HAPI_EAUTH, 0, "identity %s is no tenant of this node (--tenants)", t->name);
+        return hapi_err_set(err, HAPI_EAUTH, 0, "identity %s is no tenant of this node (--tenants)%s",
+                            t->name, t == &rt->other_tenants ? ": more than 4096 have come" : "");
     for (const struct hapi_session *s = rt->sessions; s; s = s->next)
         n += s->tenant == t && s->control && hapi_control_is_open(s->control);
     if (t->rules.sessions && n >= t->rules.sessions)

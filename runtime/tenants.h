@@ -56,8 +56,8 @@ void hapi_tenant_table_free(struct hapi_tenant_table *t);
 /* Of that identity, else of `*`; NULL: there are none. */
 const struct hapi_tenant_rules *hapi_tenant_rules_find(const struct hapi_tenant_table *t, const char *name);
 
-/* Never NULL: with too many, or without memory, it is the one of all others, which has the rules of `*`.
- * identity NULL: `-`. */
+/* Never NULL: with too many, or without memory, it is the one of all others, whom
+ * rules of tenants keep out. identity NULL: `-`. */
 struct hapi_tenant *hapi_tenant_of(struct hapi_rt *rt, const char *identity);
 /* Takes over a table, which is the caller's no more: of all tenants, from now on. */
 void hapi_tenants_set(struct hapi_rt *rt, struct hapi_tenant_table *t);

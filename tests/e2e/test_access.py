@@ -1,5 +1,6 @@
 """`hapi-rt --tenants`: each tenant sees, computes and takes what the file says; SIGHUP reads it again."""
 
+import concurrent.futures
 import json
 import os
 import secrets
@@ -113,6 +114,40 @@ class Access(unittest.TestCase):
         self.assertEqual(self.log().count('msg="model ready"'), uploads)
         self.job(BOB, PUBLIC)  # does not find ann's
         self.assertEqual(self.log().count('msg="model ready"'), uploads + 1)
+        self.rules(f"{ANN} datasets=* upload=no\n{BOB} datasets=* upload=yes\n")
+        self.reload("reloaded")
+        self.assertIn('msg="tenant\'s rules changed" tenant=ann', self.log())
+        self.refused(["ann", "upload=no"], ANN, PUBLIC)  # though her model is here
+        self.job(BOB, PUBLIC)
+
+    def test_a_job_that_may_not_compute_any_more(self):
+        self.start(f"{ANN} datasets=* upload=yes\n")
+        job = self.endless(ANN)
+        self.rules(f"{ANN} datasets=* upload=no\n")
+        self.reload("reloaded")
+        self.assertEqual(job.wait(timeout=30), 1)
+
+    def test_many_tenants(self):
+        """More than come into a table by accident: each by its own line."""
+        many = {f"tenant{i}": f"tenant{i}:{i:064x}\n" for i in range(300)}
+        write_private(self.at("keys"), "".join(many.values()))
+        self.start("".join(f"{who} datasets={PRIVATE}\n" for who in many) + f"* datasets={PUBLIC}\n")
+        for who, line in many.items():
+            write_private(self.at(who), line)
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            for sets in pool.map(self.sets, many):
+                self.assertEqual(sets, [PRIVATE])
+
+    def test_what_others_do(self):
+        """Counters of the node are for all; who was there last is not."""
+        self.start(f"{ANN} datasets=* upload=yes\n{BOB} datasets=*\n")
+        self.job(ANN, PUBLIC)
+        seen = {}
+        for who in (ANN, BOB):
+            r = hapi("stat", self.node.address, "--key", self.at(who), "--once", "--json", "--interval", "0.05")
+            seen[who] = json.loads(r.out)["nodes"][0]["counters"]
+        self.assertIn("last_end", seen[ANN])
+        self.assertNotIn("last_end", seen[BOB])
 
     def test_memory(self):
         self.start(f"{ANN} datasets=* upload=yes memory=8M\n{BOB} datasets=* upload=yes memory=64M\n")
@@ -158,21 +193,26 @@ class Access(unittest.TestCase):
 
     def test_a_job_whose_key_goes(self):
         self.start("* datasets=* upload=yes\n")
-        where = ("--nodes", self.node.address, "--dataset", PUBLIC, "--test-dataset", PUBLIC, "--key", self.at(BOB))
+        job = self.endless(BOB)
+        write_private(self.at("keys"), self.lines[ANN])
+        self.reload("reloaded")
+        self.assertEqual(job.wait(timeout=30), 1)
+        self.assertIn("client's access has ended", self.log())
+
+    def endless(self, who):
+        """A job that is under way and would never end."""
+        where = ("--nodes", self.node.address, "--dataset", PUBLIC, "--test-dataset", PUBLIC, "--key", self.at(who))
         command = [HAPI, "train", LITE0, *where, "--keep", "0", "--epochs", "1000000", "--quiet"]
         job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.addCleanup(job.stderr.close)
         self.addCleanup(job.wait)
         self.addCleanup(job.kill)
         until = time.monotonic() + 20
-        while self.log().count("identity=bob") < 2:
+        while self.log().count(f"identity={who}") < 2:
             self.assertLess(time.monotonic(), until, self.log())
             time.sleep(0.05)
         time.sleep(0.5)
-        write_private(self.at("keys"), self.lines[ANN])
-        self.reload("reloaded")
-        self.assertEqual(job.wait(timeout=30), 1)
-        self.assertIn("client's access has ended", self.log())
+        return job
 
     def test_files_that_are_wrong(self):
         self.rules(f"{ANN} datasets=*\n{ANN} datasets=*\n")
