@@ -152,13 +152,20 @@ const struct hapi_tenant_rules *hapi_tenant_rules_find(const struct hapi_tenant_
 
 /* ------------------------------------------------------------------ those that came */
 
+static bool rules_equal(const struct hapi_tenant_rules *a, const struct hapi_tenant_rules *b)
+{
+    return !strcmp(a->datasets, b->datasets) && a->upload == b->upload && a->sessions == b->sessions &&
+           a->requests == b->requests && a->memory == b->memory && a->rate == b->rate &&
+           a->weight == b->weight;
+}
+
 static void rules_apply(const struct hapi_rt *rt, struct hapi_tenant *t)
 {
     const struct hapi_tenant_rules *r =
         *rt->cfg.tenants ? hapi_tenant_rules_find(&rt->tenant_table, t->name) : &anything;
 
     const struct hapi_tenant_rules now = r ? *r : (struct hapi_tenant_rules){.weight = 1};
-    bool changed = t->rules.weight && (t->refused != !r || memcmp(&t->rules, &now, sizeof now) != 0);
+    bool changed = t->rules.weight && (t->refused != !r || !rules_equal(&t->rules, &now));
 
     t->refused = !r;
     t->rules = now;
