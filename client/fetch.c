@@ -312,9 +312,12 @@ static int part_samples(struct request *r, struct hapi_err *err)
 
 static void again_add(struct hapi_loader *l, struct request *r)
 {
-    for (uint32_t i = 0; i < r->n; i++)
-        if (!r->batch->done[r->pos[i]])
-            fetch_again(l, r->batch, r->pos[i]);
+    for (uint32_t i = 0; i < r->n; i++) {
+        uint32_t at = r->pos[i];
+        bool passed_on = r->batch->tried[at] >> r->node->number & 1; /* by replica_another() */
+        if (!r->batch->done[at] && !passed_on)
+            fetch_again(l, r->batch, at);
+    }
     atomic_fetch_add(&l->n_reissued, 1);
 }
 

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
@@ -145,6 +146,52 @@ class Unequal(unittest.TestCase):
         with self.assertRaises(Failed) as e:
             train_json(self.model, both, "set", "set", *how)
         self.assertIn(os.path.basename(paths[1][2]), str(e.exception))
+
+    def test_a_node_with_bad_copies_dies(self):
+        """What it has failed at is on its way from the other already: nothing of it comes twice."""
+        datas = [self.at("one"), self.at("two")]
+        write_folders(self.photos, os.path.join(datas[1], "set"))
+        with node(datas[1], "--micro-batch", 2, "--threads", 1) as n:
+            truth = self.losses(train_json(self.model, n.address, "set", "set", *self.small()))
+        rng = random.Random(SEED)
+        for i in range(KILLS // 3):
+            after = rng.randrange(1, len(self.photos))
+            paths = write_folders(self.photos, os.path.join(datas[0], "set"))
+            nodes = [node(d, "--micro-batch", 2, "--threads", 1) for d in datas]
+            for path in paths[::2]:
+                os.truncate(path, 100)
+            order = self.at(f"order{i}")
+            killer = threading.Thread(target=self.kill_after, args=(nodes[0], order, after))
+            killer.start()
+            with self.subTest(f"round {i}: after {after} samples"):
+                try:
+                    how = (*self.small(), "--dump-order", order)
+                    report = train_json(self.model, ",".join(n.address for n in nodes), "set", "set", *how, timeout=60)
+                    self.assertEqual(self.losses(report), truth)
+                    self.assertEqual(report["bad_samples"], 0)
+                finally:
+                    killer.join()
+                    for n in nodes:
+                        n.kill()
+
+    @staticmethod
+    def small():
+        return ("--epochs", 2, "--batch", 8, "--threads", 1, "--seed", SEED, "--keep", "0", "--on-bad", "fail")
+
+    @staticmethod
+    def losses(report):
+        return [(e["train_loss"], e["test_accuracy"]) for e in report["epochs"]]
+
+    @staticmethod
+    def kill_after(victim, order, samples):
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            if os.path.exists(order):
+                with open(order, "rb") as f:
+                    if f.read().count(b"\n") >= samples:
+                        break
+            time.sleep(0.002)
+        victim.kill()
 
 
 if __name__ == "__main__":
