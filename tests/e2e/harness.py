@@ -65,6 +65,20 @@ class Dump:
             setattr(self, part.replace("-", "_"), np.load(f"{prefix}-{part}.npy"))
 
 
+def wait_for_samples(order, samples, job=None, seconds=30):
+    """Until --dump-order has so many lines, or the job has ended; False when the time was up before."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if job and job.poll() is not None:
+            return True
+        if os.path.exists(order):
+            with open(order, "rb") as f:
+                if f.read().count(b"\n") >= samples:
+                    return True
+        time.sleep(0.002)
+    return False
+
+
 def tar_jpegs(folder, limit):
     """The first `limit` (jpeg bytes, class) of a dataset of shards."""
     out = []

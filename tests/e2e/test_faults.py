@@ -11,7 +11,7 @@ import unittest
 
 import numpy as np
 
-from harness import DATA, HAPI, NIGHTLY, WIRES, Dump, hapi, node, tar_jpegs, tiny_model, write_folders
+from harness import DATA, HAPI, NIGHTLY, WIRES, Dump, hapi, node, tar_jpegs, tiny_model, wait_for_samples, write_folders
 
 KILLS = 30 if NIGHTLY else 3
 SAMPLES, EPOCHS = 1000, 4
@@ -60,13 +60,7 @@ class Faults(unittest.TestCase):
 
     @staticmethod
     def kill_after(victim, order, samples, how):
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            if os.path.exists(order):
-                with open(order, "rb") as f:
-                    if f.read().count(b"\n") >= samples:
-                        break
-            time.sleep(0.002)
+        wait_for_samples(order, samples)
         how(victim)
 
     def test_one_of_two_replicas_is_killed(self):

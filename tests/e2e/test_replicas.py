@@ -6,14 +6,13 @@ import random
 import subprocess
 import tempfile
 import threading
-import time
 import unittest
 
 import numpy as np
 
 from hapi.node import Failed, Link, train
 
-from harness import DATA, HAPI, NIGHTLY, Dump, node, tar_jpegs, tiny_model, train_json, write_folders
+from harness import DATA, HAPI, NIGHTLY, Dump, node, tar_jpegs, tiny_model, train_json, wait_for_samples, write_folders
 from test_bits import order_of
 
 KILLS = int(os.environ.get("HAPI_KILLS", 100 if NIGHTLY else 10))
@@ -45,18 +44,6 @@ class Killed(unittest.TestCase):
         with open(prefix + "-json", encoding="utf-8") as f:
             return [(e["train_loss"], e["test_accuracy"]) for e in json.load(f)["epochs"]]
 
-    def until(self, job, prefix, samples):
-        """The job has so many."""
-        deadline, seen = time.monotonic() + 60, 0
-        while not os.path.exists(prefix + "-order"):
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.002)
-        with open(prefix + "-order", encoding="ascii") as f:
-            while seen < samples and job.poll() is None:
-                self.assertLess(time.monotonic(), deadline)
-                seen += f.read().count("\n")
-                time.sleep(0.002)
-
     def test_one_of_three_is_killed_at_any_moment(self):
         """And comes back for the next round. Were one feature another in its last bit, so would be the losses after it."""
         nodes = [self.start() for _ in range(NODES)]
@@ -71,7 +58,7 @@ class Killed(unittest.TestCase):
             with self.subTest(f"round {i}: node {victim} after {after} samples"):
                 prefix, job = self.job(nodes, f"round{i}")
                 try:
-                    self.until(job, prefix, after)
+                    self.assertTrue(wait_for_samples(prefix + "-order", after, job, 60))
                     nodes[victim].kill()
                     self.assertEqual(job.wait(timeout=60), 0, job.stderr.read())
                 finally:
@@ -184,13 +171,7 @@ class Unequal(unittest.TestCase):
 
     @staticmethod
     def kill_after(victim, order, samples):
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            if os.path.exists(order):
-                with open(order, "rb") as f:
-                    if f.read().count(b"\n") >= samples:
-                        break
-            time.sleep(0.002)
+        wait_for_samples(order, samples)
         victim.kill()
 
 
