@@ -214,20 +214,15 @@ static int epoch_take(struct hapi_loader *l, uint32_t number, struct epoch *out,
     return more;
 }
 
-static int by_seconds(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
 static double median(const struct epoch *epochs, uint32_t n)
 {
     static double s[EPOCHS_MAX];
+    struct bench_times t;
 
     for (uint32_t i = 0; i < n; i++)
         s[i] = epochs[i].seconds;
-    qsort(s, n, sizeof *s, by_seconds);
-    return n % 2 ? s[n / 2] : (s[n / 2 - 1] + s[n / 2]) / 2;
+    bench_times_of(s, n, &t);
+    return t.median;
 }
 
 static const struct stage *slowest_of(const struct options *o)
