@@ -41,6 +41,9 @@ int hapi_models_open(struct hapi_models **out, struct hapi_loop *loop, const str
     }
     if (!m->opt.memory)
         m->opt.memory = hapi_memory_available() / 10 * 8;
+    if (!m->opt.memory ||
+        m->opt.memory > HAPI_ADAPT_BYTES_MAX) /* nobody says what is free; or more than there can be */
+        m->opt.memory = HAPI_ADAPT_BYTES_MAX;
     *out = m;
     return 0;
 }
